@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,6 +16,14 @@ class Noun(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @cached_property
+    def _content_hash(self) -> int:
+        return hash((type(self).__name__, self.model_dump_json()))
+
+    def __hash__(self) -> int:
+        """Hash of the content, so that nouns with mappings inside can key a cache."""
+        return self._content_hash
 
     @classmethod
     def parse(cls, data: Any, where: str) -> Self:

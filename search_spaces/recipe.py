@@ -253,7 +253,7 @@ class Recipe(Noun):
                 }
         if "frontend" in data:
             data["frontend"] = {k: v for k, v in data["frontend"].items() if k not in ("args", "env")}
-        return data
+        return {key: value for key, value in data.items() if value != {}}
 
     @cached_property
     def digest(self) -> str:

@@ -1,0 +1,144 @@
+"""Laws between the fields of a recipe, its model, its platform and its load.
+
+`EngineGroup` itself refuses layouts that no engine can express; the laws here need to know the model,
+the platform, the engine version or the workload. Memory is another matter: whether pools fit is decided
+where bytes are counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from search_spaces.errors import BadInput
+from search_spaces.hardware import Hardware
+from search_spaces.model import ModelSpec
+from search_spaces.recipe import Recipe
+from search_spaces.role_laws import ROLE_LAWS, V0523, RoleCase, Violation, release
+from search_spaces.workload import Workload
+
+__all__ = ["RULES", "Violation", "check", "violations"]
+
+RULES: dict[str, str] = {
+    "experts-divisible": "routed_experts + redundant_experts is a multiple of moe_ep",
+    "experts-per-gpu": "tp is at most the number of routed experts",
+    "expert-slices": "moe_tp divides the expert inner dimension",
+    "attention-tp": "attention_tp divides the model's output groups",
+    "full-dp": "attention_dp is 1 or tp; nothing between was ever published",
+    "chunk-pages": "a chunk is whole KV pages under DP attention",
+    "dp-lm-head": "dp_lm_head needs DP attention",
+    "megamoe-platform": "MegaMoE needs SM100 and FP4 experts, or from 0.5.23 SM90 and FP8 experts",
+    "megamoe-overlap": "MegaMoE excludes two-batch and single-batch overlap",
+    "megamoe-cap-prefill": "the MegaMoE buffer holds a prefill chunk",
+    "megamoe-cap-decode": "the MegaMoE buffer holds the largest decode batch",
+    "deepep-cap": "the DeepEP low-latency buffer holds the largest decode batch",
+    "nvlink-domain": "a worker stays inside one NVLink domain",
+    "rack": "a rack-scale deployment stays inside one rack",
+    "node-tiling": "workers tile nodes",
+    "custom-all-reduce": "custom all-reduce v2 stays inside one node",
+    "expert-weights": "the MoE kernel reads this weight format",
+    "marlin-platform": "Marlin runs on SM90 and SM120",
+    "fp4-activation": "FP4 activations need FP4 tensor cores and a kernel that takes them",
+    "fp4-indexer": "the FP4 indexer needs SM100",
+    "online-compress-mtp": "online compression excludes MTP",
+    "mixed-chunk-mtp": "mixed chunks exclude MTP",
+    "pp-mtp": "pipeline parallelism excludes MTP",
+    "decode-radix-mtp": "a decode worker's radix cache excludes MTP before 0.5.23",
+    "prefill-decode-interval": "prefill_decode_interval needs a release after 0.5.15",
+    "prefill-delayer": "the prefill delayer works on prefilling roles and needs the overlap schedule",
+    "graph-slots": "graphs no larger than the slots of the worker",
+    "context": "context_length is at most the model's and holds isl + osl",
+    "transfer-backend": "a disaggregated recipe names its transfer backend",
+    "kv-layout": "both roles compress the KV state in the same way",
+    "mtp-roles": "from 0.5.23 both roles have the same MTP setting; before, prefill has none",
+    "slots": "slots cover the concurrency",
+    "graph-batch": "graphs cover the batch of each rank",
+    "mtp-prompts": "MTP is measured on chat prompts",
+}
+"""Rule id to the law it names; every `Violation.rule` is a key."""
+
+
+def _pair_laws(recipe: Recipe, engine_version: str) -> Iterator[Violation]:
+    prefill, decode = recipe.prefill, recipe.decode
+    if prefill is None or decode is None:
+        return
+    if recipe.transfer_backend is None:
+        yield Violation(
+            "transfer-backend",
+            "hard",
+            "transfer_backend is required when prefill and decode are apart; set mooncake, nixl or mori",
+        )
+    if prefill.online_compress != decode.online_compress:
+        yield Violation(
+            "kv-layout",
+            "hard",
+            f"prefill.online_compress={prefill.online_compress} must equal decode.online_compress="
+            f"{decode.online_compress}; set both alike",
+        )
+    if release(engine_version) >= V0523 and prefill.mtp != decode.mtp:
+        # Compression-state rings are twice as long with MTP, and 0.5.23 refuses a peer of another stride.
+        yield Violation(
+            "mtp-roles",
+            "hard",
+            f"prefill.mtp={prefill.mtp!r} must equal decode.mtp={decode.mtp!r} from 0.5.23 on; "
+            "set both alike",
+        )
+    elif release(engine_version) < V0523 and prefill.mtp is not None:
+        yield Violation(
+            "mtp-roles",
+            "soft",
+            f"prefill.mtp={prefill.mtp!r} costs a draft pass per chunk, and {engine_version} does not ship "
+            "the draft window; remove prefill.mtp",
+        )
+
+
+def _rack_laws(recipe: Recipe, hardware: Hardware) -> Iterator[Violation]:
+    domain = hardware.nvlink_domain_gpus
+    if domain > hardware.gpus_per_node and recipe.num_gpus > domain:
+        yield Violation(
+            "rack",
+            "soft",
+            f"num_gpus={recipe.num_gpus} exceeds the {domain} GPUs of one {hardware.name} rack; "
+            "remove workers, or expect KV transfer between racks over the network",
+        )
+
+
+def violations(
+    recipe: Recipe,
+    model: ModelSpec,
+    hardware: Hardware,
+    workload: Workload | None = None,
+    engine_version: str = "0.5.15",
+) -> list[Violation]:
+    """Every law that `recipe` breaks, in a fixed order; empty when it can run and makes sense.
+
+    Args:
+        recipe: the deployment.
+        model: what it serves.
+        hardware: what it runs on.
+        workload: the load, for the laws about lengths, slots and graph sizes; None skips those.
+        engine_version: release whose rules hold, such as `StackVersion.version`.
+    """
+    found: list[Violation] = []
+    version = release(engine_version)
+    for role, group in recipe.groups.items():
+        case = RoleCase(role, group, model, hardware, workload, version, engine_version)
+        for law in ROLE_LAWS:
+            found.extend(law(case))
+    found.extend(_pair_laws(recipe, engine_version))
+    found.extend(_rack_laws(recipe, hardware))
+    return found
+
+
+def check(
+    recipe: Recipe,
+    model: ModelSpec,
+    hardware: Hardware,
+    workload: Workload | None = None,
+    engine_version: str = "0.5.15",
+) -> None:
+    """Raise `BadInput` that lists every hard violation, one a line; soft ones pass."""
+    broken = [
+        v for v in violations(recipe, model, hardware, workload, engine_version) if v.severity == "hard"
+    ]
+    if broken:
+        raise BadInput("\n".join(f"{recipe.name}: {v.message} [{v.rule}]" for v in broken))

@@ -1,0 +1,96 @@
+"""The few fitted quantities of the cost model, each physical, bounded and with its source."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+from pydantic import Field
+
+from search_spaces.base import Noun
+from search_spaces.catalog_loader import catalog_root
+from search_spaces.errors import BadInput
+
+
+class HostCosts(Noun):
+    """CPU time of the serving process on one kind of host."""
+
+    prefill_base_s: float = Field(default=0.020, ge=0, le=0.5)
+    """Fixed CPU time of an eager prefill step."""
+    prefill_layer_s: float = Field(default=0.0030, ge=0.0005, le=0.02)
+    """CPU time to launch one layer eagerly; a step is never shorter than this times layers."""
+    prefill_exposed_fraction: float = Field(default=0.2, ge=0, le=1)
+    """Share of that launch time that the GPU does not hide even when it is the slower side."""
+    decode_eager_layer_s: float = Field(default=0.0010, ge=0.0001, le=0.02)
+    """CPU time to launch one decode layer without a CUDA graph."""
+    step_gap_s: float = Field(default=0.0003, ge=0, le=0.01)
+    """GPU idle time between two graph replays."""
+    decode_base_s: float = Field(default=0.003, ge=0, le=0.05)
+    """Scheduler time of a decode step; exposed only beyond the GPU time."""
+    decode_sequence_s: float = Field(default=20e-6, ge=0, le=2e-4)
+    """Scheduler time per running sequence of a rank and step."""
+    decode_exposed_sequence_s: float = Field(default=20e-6, ge=0, le=2e-4)
+    """Time per running sequence of a rank that adds to the GPU's (metadata, sampling, batch edits)."""
+    draft_extend_s: float = Field(default=0.003, ge=0, le=0.05)
+    """Exposed launches of the eager draft-extend pass of one speculative step."""
+    frontend_request_s: float = Field(default=0.010, ge=0, le=1)
+    """Frontend CPU time per request."""
+    frontend_token_s: float = Field(default=1.0e-6, ge=0, le=1e-4)
+    """Frontend CPU time per prompt token (tokenizer)."""
+    request_latency_s: float = Field(default=0.05, ge=0, le=1)
+    """Delay of one request that occupies no server: HTTP, routing, handshake, detokenizing."""
+
+
+class Calibration(Noun):
+    """Fitted parameters with the data they came from.
+
+    Values outside their bounds are refused: a fit that wants one says that the model lacks something.
+    """
+
+    name: str = "default"
+    hosts: dict[str, HostCosts] = Field(default_factory=dict)
+    """By `Hardware.host_cpu`."""
+    kernel_slowdown: float = Field(default=1.0, ge=0.9, le=1.4)
+    """Kernel time under sustained load over time in an isolated benchmark (clocks, caches, streams)."""
+    routing_alpha: float = Field(default=0.6, ge=0, le=1.2)
+    """Power-law exponent of expert popularity; 0 is balanced."""
+    fp4_moe_ratio: float = Field(default=0.80, ge=0.4, le=1)
+    """Compute-bound MegaMoE time with FP4 over FP8 activations."""
+    unfused_moe_ratio: float = Field(default=1.55, ge=1, le=2.5)
+    """Unfused dispatch, GEMM and combine over MegaMoE (deepseek-ai/DeepGEMM#316 prints 1.5 to 1.96)."""
+    mhc_unfused_ratio: float = Field(default=1.35, ge=1, le=2)
+    """Hyper-connection time before fusion (sgl-project/sglang#24775 prints 1.24 to 1.45)."""
+    accept_chat: float = Field(default=0.75, ge=0.2, le=0.98)
+    """Mean probability that a draft token is accepted when all before it were, chat prompts."""
+    accept_random: float = Field(default=0.70, ge=0.1, le=0.98)
+    """The same for random prompts without the chat template."""
+    accept_decay: float = Field(default=0.95, ge=0.3, le=1)
+    """Factor on that probability per further draft position."""
+    accept_spread: float = Field(default=8.0, ge=1, le=200)
+    """Beta concentration of the acceptance probability between requests."""
+    accept_before_ue8m0: float = Field(default=0.81, ge=0.3, le=1)
+    """Factor on acceptance without the scale fix (0.57 over 0.70, sgl-project/sglang#25733)."""
+    transfer_latency_s: float = Field(default=0.02, ge=0, le=1)
+    """Fixed time of one prefill-to-decode hand-over."""
+    transfer_efficiency: float = Field(default=0.3, gt=0, le=1)
+    """Share of link bandwidth that a KV transfer reaches."""
+    data: str = ""
+    """What the values were fitted to."""
+
+    def host(self, kind: str) -> HostCosts:
+        """Costs of one kind of host; defaults where none were fitted."""
+        return self.hosts.get(kind, HostCosts())
+
+
+@cache
+def load_calibration(path: str | None = None) -> Calibration:
+    """The calibration in a JSON file, or the one that ships."""
+    if path is None:
+        text = (catalog_root() / "calibration.json").read_text()
+        return Calibration.parse(json.loads(text), "catalog/calibration.json")
+    try:
+        data = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise BadInput(f"calibration={path!r} cannot be read: {error}; give a calibration JSON file") from None
+    return Calibration.parse(data, path)

@@ -1,0 +1,247 @@
+"""The compiled event loop, continued: workers that prefill and decode, and the loop itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import njit
+
+from simulator.loop_kernels import (
+    ARRIVAL,
+    CLIP_ESTIMATE,
+    DELAYER_PASSES,
+    INFINITY,
+    RETRACT_DECODE_STEPS,
+    account_decode,
+    arrive,
+    complete,
+    decode_begin,
+    decode_gpu,
+    decode_rank_end,
+    decode_wall,
+    dequeue,
+    enqueue_front,
+    form_prefill,
+    look_1d,
+    look_2d,
+    may_prefill,
+    pop,
+    prefill_begin,
+    prefill_end,
+    prefill_wall,
+    start_running,
+    swa_held,
+    transferred,
+)
+from simulator.loop_state import *  # noqa: F403  (column numbers are the vocabulary of this module)
+
+RUNNING_ON, FINISHED, STUCK = 0, 1, 2
+
+
+@njit(cache=True)
+def retract(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int) -> None:
+    """Send the running request with the fewest output tokens back to the waiting queue."""
+    victim, cell_of, before = -1, -1, -1
+    decoded, promised = 0.0, 1.0
+    for cell in range(ranks.calendar.shape[1]):
+        previous = -1
+        req = ranks.calendar[r, cell]
+        while req >= 0:
+            rate = (reqs.i[req, OSL] - 1) / max(reqs.i[req, ITERS], 1)
+            decoded += rate * (ranks.i[r, ITERATION] - reqs.i[req, START_ITER] + reqs.i[req, GENERATED])
+            promised += reqs.i[req, OSL]
+            if victim < 0 or reqs.i[req, START_ITER] > reqs.i[victim, START_ITER]:
+                victim, cell_of, before = req, cell, previous
+            previous = req
+            req = reqs.link[req]
+    if victim < 0:
+        return
+    if before < 0:
+        ranks.calendar[r, cell_of] = reqs.link[victim]
+    else:
+        reqs.link[before] = reqs.link[victim]
+    rate = (reqs.i[victim, OSL] - 1) / max(reqs.i[victim, ITERS], 1)
+    done = ranks.i[r, ITERATION] - reqs.i[victim, START_ITER] + reqs.i[victim, GENERATED]
+    ranks.f[r, USED_SWA] -= swa_held(classes, c, reqs, ranks, r, victim)
+    ranks.f[r, USED_FULL] -= reqs.i[victim, ISL] + done * rate
+    ranks.f[r, CONTEXT] -= reqs.i[victim, ISL] + done * rate
+    ranks.f[r, ACCEPT] -= rate
+    left = (reqs.i[victim, ITERS] - done) * rate
+    ranks.f[r, REMAINING] = max(ranks.f[r, REMAINING] - min(left, CLIP_ESTIMATE), 0.0)
+    ranks.f[r, NTR] = min(1.0, (decoded + RETRACT_DECODE_STEPS * ranks.i[r, RUNNING]) / promised)
+    ranks.i[r, RUNNING] -= 1
+    ranks.i[r, ACTIVE] -= 1
+    reqs.i[victim, GENERATED] = done
+    reqs.i[victim, PROGRESS] = 0
+    reqs.i[victim, TARGET] = reqs.i[victim, ISL] + int(done * rate)
+    enqueue_front(ranks, reqs, r, victim)
+    w.totals[c, RETRACTIONS] += 1
+
+
+@njit(cache=True)
+def held_back(classes: Any, c: int, groups: Any, ranks: Any, reqs: Any, g: int) -> bool:
+    """Whether this pass must not prefill: the delayer, or the decode rounds owed after a prefill."""
+    able, running = 0, 0
+    for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+        running += ranks.i[r, RUNNING]
+        req = ranks.i[r, Q_HEAD]
+        if req >= 0:
+            need = min(reqs.i[req, TARGET] - reqs.i[req, PROGRESS], classes.i[c, CHUNK])
+            if may_prefill(classes, c, ranks, reqs, r, req, need):
+                able += 1
+    if running == 0:
+        return False
+    if classes.i[c, INTERVAL] > 0 and groups.i[g, DECODE_STREAK] < classes.i[c, INTERVAL]:
+        return True
+    if classes.i[c, DELAYER] == 1 and 0 < able < groups.i[g, RANKS]:
+        groups.i[g, PREFILL_AGE] += 1
+        if groups.i[g, PREFILL_AGE] <= DELAYER_PASSES:
+            return True
+    groups.i[g, PREFILL_AGE] = 0
+    return False
+
+
+@njit(cache=True)
+def aggregated_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
+    """Start the next step of a worker that does both: prefill wherever anything is admissible."""
+    c, r0, n = groups.i[g, CLASS], groups.i[g, RANK0], groups.i[g, RANKS]
+    total, slowest, busy, running = 0, 0.0, 0, 0
+    if not held_back(classes, c, groups, ranks, reqs, g):
+        for r in range(r0, r0 + n):
+            tokens = form_prefill(classes, c, ranks, reqs, r, now)
+            if tokens > 0:
+                total += tokens
+                busy += 1
+                slowest = max(slowest, look_2d(classes.prefill_rank[c], tokens, ranks.f[r, C_CONTEXT]))
+    for r in range(r0, r0 + n):
+        running += ranks.i[r, RUNNING] + ranks.i[r, LINGER]
+    groups.begun_s[g] = now
+    if total > 0:
+        begin_mixed(w, classes, groups, ranks, g, now, total, slowest, busy)
+        return
+    if running == 0:
+        groups.i[g, STATE] = IDLE
+        groups.next_s[g] = INFINITY
+        return
+    for r in range(r0, r0 + n):
+        while ranks.i[r, RUNNING] > 1 and (
+            ranks.f[r, USED_FULL] + ranks.f[r, ACCEPT] > classes.f[c, FULL]
+            or ranks.f[r, USED_SWA] + ranks.f[r, ACCEPT] > classes.f[c, SWA]
+        ):
+            retract(w, classes, c, ranks, reqs, r)
+    groups.i[g, DECODE_STREAK] += 1
+    gpu, largest, eager = decode_gpu(classes, c, groups, ranks, g)
+    wall = decode_wall(classes, c, gpu, largest, eager)
+    groups.i[g, STATE] = IN_DECODE
+    groups.next_s[g] = now + wall
+    account_decode(w, groups, ranks, g, c, wall, running, largest)
+
+
+@njit(cache=True)
+def begin_mixed(
+    w: Any, classes: Any, groups: Any, ranks: Any, g: int, now: float, total: int, slowest: float, busy: int
+) -> None:
+    """Start a step in which some ranks prefill; without drafts the others decode in the same pass."""
+    c, r0, n = groups.i[g, CLASS], groups.i[g, RANK0], groups.i[g, RANKS]
+    decoding = 0
+    if classes.i[c, SPEC] == 0:
+        for r in range(r0, r0 + n):
+            if ranks.i[r, RUNNING] > 0 and (ranks.i[r, C_TOKENS] == 0 or classes.i[c, MIXED] == 1):
+                b = ranks.i[r, RUNNING]
+                decoding += b
+                slowest = max(slowest, look_2d(classes.decode_rank[c], b, ranks.f[r, CONTEXT] / b))
+    gpu = slowest + look_1d(classes.prefill_group[c], (total + decoding) / n)
+    wall = prefill_wall(classes, c, gpu)
+    groups.i[g, STATE] = IN_MIXED if decoding > 0 else IN_PREFILL
+    groups.i[g, DECODE_STREAK] = 0
+    groups.next_s[g] = now + wall
+    w.totals[c, BUSY_MIXED if decoding > 0 else BUSY_PREFILL] += wall
+    w.totals[c, STEPS_PREFILL] += 1
+    w.totals[c, TOKENS_PREFILL] += total
+    w.totals[c, RANK_STEPS] += n
+    w.totals[c, IDLE_RANK_STEPS] += n - busy
+
+
+@njit(cache=True)
+def aggregated_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
+    """Finish a step of a worker that does both."""
+    c, state = groups.i[g, CLASS], groups.i[g, STATE]
+    for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+        prefilled = ranks.i[r, C_TOKENS] if state != IN_DECODE else 0
+        if state == IN_DECODE or (state == IN_MIXED and (prefilled == 0 or classes.i[c, MIXED] == 1)):
+            decode_rank_end(w, classes, c, ranks, reqs, r, now)
+        if prefilled == 0:
+            continue
+        while ranks.i[r, C_HEAD] >= 0:
+            req = dequeue(ranks, reqs, r, C_HEAD, C_TAIL)
+            ranks.f[r, USED_SWA] -= reqs.i[req, TAKE]
+            if reqs.i[req, PROGRESS] < reqs.i[req, TARGET]:
+                enqueue_front(ranks, reqs, r, req)
+                continue
+            reqs.t[req, PREFILL_END] = now
+            ranks.f[r, USED_SWA] += reqs.swa[req]
+            if reqs.i[req, OSL] > 1:
+                start_running(classes, c, ranks, reqs, r, req, now)
+                continue
+            reqs.t[req, FIRST] = now
+            ranks.i[r, ACTIVE] -= 1
+            ranks.f[r, USED_FULL] -= reqs.i[req, ISL]
+            ranks.f[r, USED_SWA] -= reqs.swa[req]
+            complete(w, reqs, req, now)
+        ranks.i[r, C_TOKENS] = 0
+
+
+@njit(cache=True)
+def step_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
+    """A group's step is over; start its next."""
+    c = groups.i[g, CLASS]
+    role = classes.i[c, ROLE]
+    if role == PREFILL:
+        prefill_end(w, classes, groups, ranks, reqs, g, now)
+        prefill_begin(w, classes, groups, ranks, reqs, g, now)
+    elif role == DECODE:
+        for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+            decode_rank_end(w, classes, c, ranks, reqs, r, now)
+        decode_begin(w, classes, groups, ranks, reqs, g, now)
+    else:
+        aggregated_end(w, classes, groups, ranks, reqs, g, now)
+        aggregated_begin(w, classes, groups, ranks, reqs, g, now)
+
+
+@njit(cache=True)
+def advance(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, until: float) -> int:
+    """Run all events up to `until`; returns whether work goes on, is finished or can never finish."""
+    total = len(reqs.link)
+    while w.counters[COMPLETED] < total:
+        first = 0
+        for g in range(1, len(groups.next_s)):
+            if groups.next_s[g] < groups.next_s[first]:
+                first = g
+        step_s = groups.next_s[first]
+        event_s = w.heap_time[0] if w.counters[HEAP_SIZE] > 0 else INFINITY
+        now = min(step_s, event_s)
+        if now == INFINITY:
+            return STUCK
+        if now > until:
+            w.clock[NOW] = until
+            return RUNNING_ON
+        w.clock[NOW] = now
+        if step_s < event_s:
+            step_end(w, classes, groups, ranks, reqs, first, now)
+            continue
+        kind, req = w.heap_kind[0], w.heap_req[0]
+        pop(w)
+        if kind == ARRIVAL:
+            g = arrive(w, classes, groups, ranks, reqs, req, now)
+        else:
+            transferred(groups, ranks, reqs, req, now)
+            g = reqs.i[req, D_GROUP]
+            p = reqs.i[req, P_GROUP]
+            if groups.i[p, STATE] == IDLE:
+                prefill_begin(w, classes, groups, ranks, reqs, p, now)
+        if groups.i[g, STATE] == IDLE:
+            if classes.i[groups.i[g, CLASS], ROLE] == DECODE:
+                decode_begin(w, classes, groups, ranks, reqs, g, now)
+            else:
+                aggregated_begin(w, classes, groups, ranks, reqs, g, now)
+    return FINISHED

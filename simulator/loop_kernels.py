@@ -1,0 +1,557 @@
+"""The compiled event loop: engine groups step, requests move between them.
+
+Behaviour follows SGLang's scheduler (0.5.15): prefill first, chunk limits per rank, ranks of a group in
+lockstep with the slowest, decode admission that gates prefill, queues advanced every few iterations,
+results handled one step late. Requests are not touched per token: a decoding request sits in a calendar
+cell under the iteration at which it finishes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from simulator.loop_state import *  # noqa: F403  (column numbers are the vocabulary of this module)
+
+INFINITY = math.inf
+ARRIVAL, TRANSFERRED = 0, 1
+PAGE = 256.0
+RETRACT_DECODE_STEPS = 20.0
+CLIP_ESTIMATE = 4096.0
+DELAYER_PASSES = 29
+
+
+@njit(cache=True)
+def push(w: Any, time: float, kind: int, req: int) -> None:
+    """Insert an event; ties leave in insertion order."""
+    k = w.counters[HEAP_SIZE]
+    seq = w.counters[SEQUENCE]
+    w.counters[HEAP_SIZE] += 1
+    w.counters[SEQUENCE] += 1
+    while k > 0:
+        parent = (k - 1) >> 1
+        if w.heap_time[parent] <= time:
+            break
+        w.heap_time[k], w.heap_kind[k] = w.heap_time[parent], w.heap_kind[parent]
+        w.heap_req[k], w.heap_seq[k] = w.heap_req[parent], w.heap_seq[parent]
+        k = parent
+    w.heap_time[k], w.heap_kind[k], w.heap_req[k], w.heap_seq[k] = time, kind, req, seq
+
+
+@njit(cache=True)
+def _before(w: Any, a: int, b: int) -> bool:
+    if w.heap_time[a] != w.heap_time[b]:
+        return w.heap_time[a] < w.heap_time[b]
+    return w.heap_seq[a] < w.heap_seq[b]
+
+
+@njit(cache=True)
+def pop(w: Any) -> None:
+    """Remove the earliest event (read it from index 0 before)."""
+    n = w.counters[HEAP_SIZE] - 1
+    w.counters[HEAP_SIZE] = n
+    w.heap_time[0], w.heap_kind[0], w.heap_req[0], w.heap_seq[0] = (
+        w.heap_time[n], w.heap_kind[n], w.heap_req[n], w.heap_seq[n],
+    )
+    k = 0
+    while True:
+        child = 2 * k + 1
+        if child >= n:
+            break
+        if child + 1 < n and _before(w, child + 1, child):
+            child += 1
+        if _before(w, k, child):
+            break
+        for a in (w.heap_kind, w.heap_req, w.heap_seq):
+            a[k], a[child] = a[child], a[k]
+        w.heap_time[k], w.heap_time[child] = w.heap_time[child], w.heap_time[k]
+        k = child
+
+
+@njit(cache=True)
+def at(axis_log2_min: int, points: int, value: float) -> float:
+    """Fractional index of `value` on a log axis, clamped."""
+    x = (math.log2(max(value, 1e-9)) - axis_log2_min) * PER_OCTAVE
+    return min(max(x, 0.0), points - 1.000001)
+
+
+@njit(cache=True)
+def look_1d(table: Any, value: float) -> float:
+    """Linear interpolation on the token axis; below one token, in proportion."""
+    x = at(0, TOKEN_POINTS, value)
+    j = int(x)
+    return table[j] + (table[j + 1] - table[j]) * (x - j)
+
+
+@njit(cache=True)
+def look_2d(table: Any, value: float, context: float) -> float:
+    """Bilinear interpolation on the token and context axes."""
+    x = at(0, TOKEN_POINTS, value)
+    y = at(CONTEXT_LOG2_MIN, CONTEXT_POINTS, context)
+    j, k = int(x), int(y)
+    u, v = x - j, y - k
+    low = table[j, k] + (table[j, k + 1] - table[j, k]) * v
+    high = table[j + 1, k] + (table[j + 1, k + 1] - table[j + 1, k]) * v
+    return low + (high - low) * u
+
+
+@njit(cache=True)
+def uniform(w: Any) -> float:
+    """Next number of the loop's own random stream in [0, 1) (xorshift64*)."""
+    x = np.uint64(w.counters[RNG])
+    x ^= x >> np.uint64(12)
+    x ^= x << np.uint64(25)
+    x ^= x >> np.uint64(27)
+    w.counters[RNG] = np.int64(x)
+    return float((x * np.uint64(2685821657736338717)) >> np.uint64(11)) / 9007199254740992.0
+
+
+@njit(cache=True)
+def enqueue(ranks: Any, reqs: Any, r: int, req: int, head: int, tail: int) -> None:
+    """Append to the FIFO whose head and tail columns are given."""
+    reqs.link[req] = -1
+    if ranks.i[r, tail] >= 0:
+        reqs.link[ranks.i[r, tail]] = req
+    else:
+        ranks.i[r, head] = req
+    ranks.i[r, tail] = req
+
+
+@njit(cache=True)
+def enqueue_front(ranks: Any, reqs: Any, r: int, req: int) -> None:
+    """Put a request before all others of a rank's waiting queue."""
+    reqs.link[req] = ranks.i[r, Q_HEAD]
+    ranks.i[r, Q_HEAD] = req
+    if ranks.i[r, Q_TAIL] < 0:
+        ranks.i[r, Q_TAIL] = req
+    ranks.i[r, Q_LEN] += 1
+
+
+@njit(cache=True)
+def dequeue(ranks: Any, reqs: Any, r: int, head: int, tail: int) -> int:
+    """Take the first of a FIFO."""
+    req = ranks.i[r, head]
+    ranks.i[r, head] = reqs.link[req]
+    if ranks.i[r, head] < 0:
+        ranks.i[r, tail] = -1
+    return req
+
+
+@njit(cache=True)
+def send(w: Any, reqs: Any, req: int, now: float) -> None:
+    """A client sends a request: it queues at a frontend process, then reaches the workers."""
+    reqs.t[req, SEND] = now
+    k = 0
+    for j in range(len(w.frontends)):
+        if w.frontends[j] < w.frontends[k]:
+            k = j
+    start = max(now, w.frontends[k])
+    w.frontends[k] = start + w.clock[FRONT_REQUEST] + w.clock[FRONT_TOKEN] * reqs.i[req, ISL]
+    push(w, w.frontends[k] + w.clock[FRONT_LATENCY], ARRIVAL, req)
+
+
+@njit(cache=True)
+def pick_group(w: Any, groups: Any, ranks: Any, role: int, turn: int, policy: int) -> int:
+    """Worker for a new request: 0 in turn, 1 fewest queued and active tokens, 2 at random."""
+    first, count = w.groups_of[role, 0], w.groups_of[role, 1]
+    if count == 1:
+        return first
+    if policy == 2:
+        return first + int(uniform(w) * count)
+    start = w.counters[turn] % count
+    w.counters[turn] += 1
+    if policy == 0:
+        return first + start
+    best, least = -1, INFINITY
+    for j in range(count):
+        g = first + (start + j) % count
+        load = 0.0
+        for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+            load += ranks.f[r, Q_TOKENS] + ranks.i[r, ACTIVE]
+        if load < least:
+            best, least = g, load
+    return best
+
+
+@njit(cache=True)
+def pick_rank(w: Any, classes: Any, groups: Any, ranks: Any, g: int, rooms: int) -> int:
+    """DP rank inside a worker: at random (random rooms), in turn, or the one with fewest requests."""
+    n = groups.i[g, RANKS]
+    r0 = groups.i[g, RANK0]
+    if n == 1:
+        return r0
+    if rooms == 1:
+        return r0 + int(uniform(w) * n)
+    turn = groups.i[g, TURN]
+    groups.i[g, TURN] += 1
+    if classes.i[groups.i[g, CLASS], BALANCE] == 0:
+        return r0 + turn % n
+    best, least = -1, 1 << 60
+    for j in range(n):
+        r = r0 + (turn + j) % n
+        load = ranks.i[r, ACTIVE] + ranks.i[r, Q_LEN]
+        if load < least:
+            best, least = r, load
+    return best
+
+
+@njit(cache=True)
+def arrive(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, req: int, now: float) -> int:
+    """Route an arrived request; returns the group to wake."""
+    reqs.t[req, ARRIVE] = now
+    policy = w.counters[P_POLICY]
+    if w.groups_of[AGGREGATED, 1] > 0:
+        g = pick_group(w, groups, ranks, AGGREGATED, TURN_D, policy)
+        r = pick_rank(w, classes, groups, ranks, g, 0)
+        reqs.i[req, D_GROUP], reqs.i[req, D_RANK] = g, r
+        reqs.i[req, TARGET] = reqs.i[req, ISL]
+    else:
+        p = pick_group(w, groups, ranks, PREFILL, TURN_P, policy)
+        pr = pick_rank(w, classes, groups, ranks, p, w.counters[ROOMS])
+        reqs.i[req, P_GROUP], reqs.i[req, P_RANK] = p, pr
+        ranks.f[pr, Q_TOKENS] += reqs.i[req, ISL]
+        g = pick_group(w, groups, ranks, DECODE, TURN_D, policy)
+        r = pick_rank(w, classes, groups, ranks, g, 0)
+        reqs.i[req, D_GROUP], reqs.i[req, D_RANK] = g, r
+    enqueue(ranks, reqs, r, req, Q_HEAD, Q_TAIL)
+    ranks.i[r, Q_LEN] += 1
+    return g
+
+
+@njit(cache=True)
+def swa_held(classes: Any, c: int, reqs: Any, ranks: Any, r: int, req: int) -> float:
+    """Window-pool tokens a running request holds now: its tail and what grew since the last eviction."""
+    if classes.i[c, SWA_INTERVAL] == 0:
+        return reqs.swa[req]
+    since = max(reqs.i[req, START_ITER], ranks.i[r, EVICTED_AT])
+    rate = (reqs.i[req, OSL] - 1) / max(reqs.i[req, ITERS], 1)
+    return reqs.swa[req] + rate * (ranks.i[r, ITERATION] - since)
+
+
+@njit(cache=True)
+def start_running(classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: int, now: float) -> None:
+    """A prefilled request joins the running batch of a rank."""
+    width = ranks.calendar.shape[1]
+    it = ranks.i[r, ITERATION]
+    left = reqs.i[req, ITERS] - reqs.i[req, GENERATED]
+    reqs.i[req, START_ITER] = it
+    if reqs.t[req, FIRST] < 0:
+        reqs.t[req, FIRST] = now
+    cell = (it + max(left, 1)) % width
+    reqs.link[req] = ranks.calendar[r, cell]
+    ranks.calendar[r, cell] = req
+    rate = (reqs.i[req, OSL] - 1) / max(reqs.i[req, ITERS], 1)
+    ranks.i[r, RUNNING] += 1
+    ranks.f[r, ACCEPT] += rate
+    ranks.f[r, CONTEXT] += reqs.i[req, ISL] + reqs.i[req, GENERATED] * rate
+    ranks.f[r, REMAINING] += min(left * rate, CLIP_ESTIMATE)
+
+
+@njit(cache=True)
+def decode_admit(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
+    """Advance a decode worker's queues: hand-overs join, waiting requests get slots and pages.
+
+    A granted request is released to its prefill worker: decode admission gates prefill. The queue is
+    first-in first-out and stops at the first request that does not fit.
+    """
+    c = groups.i[g, CLASS]
+    reserve = classes.i[c, RESERVE]
+    waited = now - groups.polled_s[g]
+    groups.polled_s[g] = now
+    for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+        if ranks.blocked[r] > 0:
+            w.totals[c, BLOCKED_SLOTS - 1 + ranks.blocked[r]] += waited / groups.i[g, RANKS]
+        while ranks.i[r, R_HEAD] >= 0 and ranks.i[r, RUNNING] < classes.i[c, MAX_RUNNING]:
+            start_running(classes, c, ranks, reqs, r, dequeue(ranks, reqs, r, R_HEAD, R_TAIL), now)
+        ranks.blocked[r] = 0
+        while ranks.i[r, Q_HEAD] >= 0:
+            req = ranks.i[r, Q_HEAD]
+            isl = reqs.i[req, ISL]
+            free = classes.f[c, FULL] - ranks.f[r, USED_FULL]
+            if ranks.i[r, ACTIVE] >= classes.i[c, SLOTS]:
+                ranks.blocked[r] = 1
+            elif isl + reserve > free - max(reserve * ranks.i[r, ACTIVE], reserve):
+                ranks.blocked[r] = 2
+            elif reqs.swa[req] > classes.f[c, SWA] - ranks.f[r, USED_SWA]:
+                ranks.blocked[r] = 3
+            if ranks.blocked[r] > 0:
+                break
+            dequeue(ranks, reqs, r, Q_HEAD, Q_TAIL)
+            ranks.i[r, Q_LEN] -= 1
+            ranks.i[r, ACTIVE] += 1
+            ranks.f[r, USED_FULL] += isl + PAGE / 2
+            ranks.f[r, USED_SWA] += reqs.swa[req]
+            reqs.t[req, GRANT] = now
+            reqs.i[req, TARGET] = isl
+            p = reqs.i[req, P_RANK]
+            enqueue(ranks, reqs, p, req, Q_HEAD, Q_TAIL)
+            ranks.i[p, Q_LEN] += 1
+            pg = reqs.i[req, P_GROUP]
+            if groups.i[pg, STATE] == IDLE:
+                prefill_begin(w, classes, groups, ranks, reqs, pg, now)
+
+
+@njit(cache=True)
+def may_prefill(classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: int, need: float) -> bool:
+    """Memory and slot conditions for taking `need` prompt tokens of a request into a prefill batch."""
+    fresh = reqs.i[req, PROGRESS] == 0
+    free = classes.f[c, FULL] - ranks.f[r, USED_FULL]
+    if fresh and ranks.i[r, ACTIVE] >= classes.i[c, MAX_RUNNING]:
+        return False
+    if classes.i[c, ROLE] == AGGREGATED:
+        free_swa = classes.f[c, SWA] - ranks.f[r, USED_SWA]
+        if max(need, 128.0) + PAGE > free_swa:
+            return False
+        if fresh:
+            free -= ranks.f[r, REMAINING] * ranks.f[r, NTR]
+            left = reqs.i[req, OSL] * (1.0 - reqs.i[req, GENERATED] / max(reqs.i[req, ITERS], 1))
+            return reqs.i[req, TARGET] + min(left, CLIP_ESTIMATE) + PAGE < free
+    return need + PAGE < free
+
+
+@njit(cache=True)
+def form_prefill(classes: Any, c: int, ranks: Any, reqs: Any, r: int, now: float) -> int:
+    """Build a rank's prefill batch; returns its tokens. Taken requests are chained under C_HEAD."""
+    left = classes.i[c, CHUNK]
+    left_input = classes.i[c, MAX_PREFILL]
+    weighted = 0.0
+    ranks.i[r, C_HEAD], ranks.i[r, C_TAIL], ranks.i[r, C_TOKENS] = -1, -1, 0
+    while ranks.i[r, Q_HEAD] >= 0 and left > 0 and left_input > 0:
+        req = ranks.i[r, Q_HEAD]
+        rest = reqs.i[req, TARGET] - reqs.i[req, PROGRESS]
+        take = min(rest, left)
+        if take < rest:
+            take = take // 256 * 256
+            if take == 0:
+                break
+        if not may_prefill(classes, c, ranks, reqs, r, req, take):
+            break
+        dequeue(ranks, reqs, r, Q_HEAD, Q_TAIL)
+        ranks.i[r, Q_LEN] -= 1
+        if reqs.i[req, PROGRESS] == 0:
+            ranks.i[r, ACTIVE] += 1
+            reqs.t[req, PREFILL_START] = now
+        ranks.f[r, USED_FULL] += take
+        if classes.i[c, ROLE] == AGGREGATED:
+            ranks.f[r, USED_SWA] += take
+        weighted += take * (reqs.i[req, PROGRESS] + take / 2)
+        reqs.i[req, TAKE] = take
+        reqs.i[req, PROGRESS] += take
+        enqueue(ranks, reqs, r, req, C_HEAD, C_TAIL)
+        ranks.i[r, C_TOKENS] += take
+        left -= take
+        left_input -= take
+        if take < rest:
+            break
+    ranks.f[r, C_CONTEXT] = weighted / max(ranks.i[r, C_TOKENS], 1)
+    return ranks.i[r, C_TOKENS]
+
+
+@njit(cache=True)
+def prefill_wall(classes: Any, c: int, gpu: float) -> float:
+    """Wall time of an eager step (`step_cost.prefill_step_s`)."""
+    launch = classes.f[c, LAUNCH]
+    return max(gpu + classes.f[c, EXPOSED] * launch, launch) + classes.f[c, PREFILL_BASE]
+
+
+@njit(cache=True)
+def prefill_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
+    """Start the next step of a prefill worker, or leave it idle."""
+    c, r0, n = groups.i[g, CLASS], groups.i[g, RANK0], groups.i[g, RANKS]
+    total, slowest, busy = 0, 0.0, 0
+    for r in range(r0, r0 + n):
+        tokens = form_prefill(classes, c, ranks, reqs, r, now)
+        if tokens > 0:
+            total += tokens
+            busy += 1
+            slowest = max(slowest, look_2d(classes.prefill_rank[c], tokens, ranks.f[r, C_CONTEXT]))
+    if total == 0:
+        groups.i[g, STATE] = IDLE
+        groups.next_s[g] = INFINITY
+        return
+    gpu = slowest + look_1d(classes.prefill_group[c], total / n)
+    wall = prefill_wall(classes, c, gpu)
+    groups.i[g, STATE] = IN_PREFILL
+    groups.begun_s[g] = now
+    groups.next_s[g] = now + wall
+    w.totals[c, BUSY_PREFILL] += wall
+    w.totals[c, STEPS_PREFILL] += 1
+    w.totals[c, TOKENS_PREFILL] += total
+    w.totals[c, RANK_STEPS] += n
+    w.totals[c, IDLE_RANK_STEPS] += n - busy
+
+
+@njit(cache=True)
+def prefill_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
+    """Finish a prefill worker's step: completed prompts start their hand-over."""
+    for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+        while ranks.i[r, C_HEAD] >= 0:
+            req = dequeue(ranks, reqs, r, C_HEAD, C_TAIL)
+            ranks.f[r, Q_TOKENS] -= reqs.i[req, TAKE]
+            if reqs.i[req, PROGRESS] < reqs.i[req, TARGET]:
+                enqueue_front(ranks, reqs, r, req)
+            else:
+                reqs.t[req, PREFILL_END] = now
+                push(w, now + reqs.transfer_s[req], TRANSFERRED, req)
+
+
+@njit(cache=True)
+def transferred(groups: Any, ranks: Any, reqs: Any, req: int, now: float) -> None:
+    """KV has arrived: prefill memory is free, the request waits for the decode worker's next poll."""
+    p = reqs.i[req, P_RANK]
+    ranks.f[p, USED_FULL] -= reqs.i[req, ISL]
+    ranks.i[p, ACTIVE] -= 1
+    reqs.t[req, READY] = now
+    enqueue(ranks, reqs, reqs.i[req, D_RANK], req, R_HEAD, R_TAIL)
+
+
+@njit(cache=True)
+def decode_gpu(classes: Any, c: int, groups: Any, ranks: Any, g: int) -> tuple[float, int, int]:
+    """GPU seconds of a decode step, the largest batch of a rank, and 1 when it runs eagerly."""
+    r0, n = groups.i[g, RANK0], groups.i[g, RANKS]
+    largest, total, eager = 0, 0, 0
+    for r in range(r0, r0 + n):
+        b = ranks.i[r, RUNNING] + ranks.i[r, LINGER]
+        largest = max(largest, b)
+        total += b
+    padded = classes.bucket[c, min(largest, classes.bucket.shape[1] - 1)]
+    if padded < 0:
+        eager, padded = 1, largest
+    slowest = 0.0
+    for r in range(r0, r0 + n):
+        b = ranks.i[r, RUNNING] + ranks.i[r, LINGER]
+        if b == 0 and padded == 0:
+            continue
+        size = padded
+        if classes.i[c, LOCAL_BUCKETS] == 1 and eager == 0:
+            size = classes.bucket[c, b]
+        if size <= 0:
+            continue
+        context = (ranks.f[r, CONTEXT] + ranks.f[r, LINGER_CONTEXT]) / size
+        slowest = max(slowest, look_2d(classes.decode_rank[c], size, context))
+    return slowest + look_1d(classes.decode_group[c], total / n), largest, eager
+
+
+@njit(cache=True)
+def decode_wall(classes: Any, c: int, gpu: float, largest: int, eager: int) -> float:
+    """Wall time of a decode step (`step_cost.decode_step_s`)."""
+    host = classes.f[c, HOST_BASE] + classes.f[c, HOST_SEQ] * largest
+    if eager == 1:
+        host += classes.f[c, EAGER]
+    return max(gpu + classes.f[c, GAP] + classes.f[c, SEQ_EXPOSED] * largest, host) + classes.f[c, EXTEND]
+
+
+@njit(cache=True)
+def decode_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
+    """Start the next step of a decode worker; its queues advance every few iterations, or when idle."""
+    c, r0, n = groups.i[g, CLASS], groups.i[g, RANK0], groups.i[g, RANKS]
+    running = 0
+    for r in range(r0, r0 + n):
+        running += ranks.i[r, RUNNING] + ranks.i[r, LINGER]
+    if running == 0 or groups.i[g, STEP_COUNT] % classes.i[c, POLL] == 0:
+        decode_admit(w, classes, groups, ranks, reqs, g, now)
+        running = 0
+        for r in range(r0, r0 + n):
+            running += ranks.i[r, RUNNING] + ranks.i[r, LINGER]
+    if running == 0:
+        groups.i[g, STATE] = IDLE
+        groups.next_s[g] = INFINITY
+        return
+    gpu, largest, eager = decode_gpu(classes, c, groups, ranks, g)
+    wall = decode_wall(classes, c, gpu, largest, eager)
+    groups.i[g, STATE] = IN_DECODE
+    groups.begun_s[g] = now
+    groups.next_s[g] = now + wall
+    account_decode(w, groups, ranks, g, c, wall, running, largest)
+
+
+@njit(cache=True)
+def account_decode(w: Any, groups: Any, ranks: Any, g: int, c: int, wall: float, running: int, largest: int) -> None:
+    """Add a decode step to the totals."""
+    context = 0.0
+    for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+        context += ranks.f[r, CONTEXT]
+    groups.i[g, STEP_COUNT] += 1
+    w.totals[c, BUSY_DECODE] += wall
+    w.totals[c, STEPS_DECODE] += 1
+    w.totals[c, BATCH_SUM] += running
+    w.totals[c, CONTEXT_SUM] += context
+    w.totals[c, RANK_STEPS] += groups.i[g, RANKS]
+    w.totals[c, RANK_MAX_SUM] += largest
+
+
+@njit(cache=True)
+def decode_rank_end(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, now: float) -> None:
+    """One decode iteration of a rank is over: contexts grow, finished requests leave one step late."""
+    n = ranks.i[r, RUNNING]
+    grown = ranks.f[r, ACCEPT]
+    ranks.i[r, ITERATION] += 1
+    it = ranks.i[r, ITERATION]
+    ranks.f[r, CONTEXT] += grown
+    ranks.f[r, USED_FULL] += grown - ranks.f[r, LINGER_FULL]
+    ranks.f[r, USED_SWA] -= ranks.f[r, LINGER_SWA]
+    ranks.f[r, REMAINING] = max(ranks.f[r, REMAINING] - grown, 0.0)
+    ranks.i[r, ACTIVE] -= ranks.i[r, LINGER]
+    ranks.i[r, LINGER] = 0
+    ranks.f[r, LINGER_FULL], ranks.f[r, LINGER_SWA], ranks.f[r, LINGER_CONTEXT] = 0.0, 0.0, 0.0
+    interval = classes.i[c, SWA_INTERVAL]
+    if interval > 0 and n > 0:
+        ranks.f[r, USED_SWA] += grown
+        if ranks.f[r, USED_SWA] > classes.f[c, SWA]:
+            w.totals[c, OVERFLOWS] += 1
+    floor = 0.14 * classes.f[c, RATIO_INIT]
+    ranks.f[r, NTR] = max(ranks.f[r, NTR] - (classes.f[c, RATIO_INIT] - floor) / 600.0, floor)
+    cell = it % ranks.calendar.shape[1]
+    req = ranks.calendar[r, cell]
+    ranks.calendar[r, cell] = -1
+    while req >= 0:
+        following = reqs.link[req]
+        finish(w, classes, c, ranks, reqs, r, req, now)
+        req = following
+    if interval > 0 and it % interval == 0:
+        evict(ranks, reqs, r, it)
+
+
+@njit(cache=True)
+def evict(ranks: Any, reqs: Any, r: int, it: int) -> None:
+    """Return window pages that left the window, of all running requests at once."""
+    grown = 0.0
+    for cell in range(ranks.calendar.shape[1]):
+        req = ranks.calendar[r, cell]
+        while req >= 0:
+            since = max(reqs.i[req, START_ITER], ranks.i[r, EVICTED_AT])
+            rate = (reqs.i[req, OSL] - 1) / max(reqs.i[req, ITERS], 1)
+            grown += rate * (it - since)
+            req = reqs.link[req]
+    ranks.f[r, USED_SWA] -= grown
+    ranks.i[r, EVICTED_AT] = it
+
+
+@njit(cache=True)
+def finish(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: int, now: float) -> None:
+    """A request's last token is out: the client sends its next one, memory lingers for one more step."""
+    rate = (reqs.i[req, OSL] - 1) / max(reqs.i[req, ITERS], 1)
+    held = swa_held(classes, c, reqs, ranks, r, req)
+    full = reqs.i[req, ISL] + (reqs.i[req, OSL] - 1)
+    ranks.i[r, RUNNING] -= 1
+    ranks.f[r, ACCEPT] -= rate
+    ranks.f[r, CONTEXT] -= full
+    ranks.i[r, LINGER] += 1
+    ranks.f[r, LINGER_FULL] += full + (PAGE / 2 if classes.i[c, ROLE] == DECODE else 0.0)
+    ranks.f[r, LINGER_SWA] += held
+    ranks.f[r, LINGER_CONTEXT] += full
+    complete(w, reqs, req, now)
+
+
+@njit(cache=True)
+def complete(w: Any, reqs: Any, req: int, now: float) -> None:
+    """Record the end of a request; a closed-loop client sends another at once."""
+    reqs.t[req, DONE] = now
+    w.counters[COMPLETED] += 1
+    following = w.counters[NEXT_REQUEST]
+    if w.counters[MODE] == 0 and following < len(reqs.link):
+        w.counters[NEXT_REQUEST] += 1
+        send(w, reqs, following, now)

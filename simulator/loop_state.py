@@ -1,0 +1,128 @@
+"""State of the compiled event loop: plain arrays, grouped by what they describe.
+
+A *class* is one role of the recipe (its workers are identical); a *group* is one worker, whose ranks
+step together; a *rank* is one attention-DP rank. All times are seconds, all sizes tokens.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+F8 = NDArray[np.float64]
+I8 = NDArray[np.int64]
+
+PREFILL, DECODE, AGGREGATED = 0, 1, 2
+PER_OCTAVE = 4
+"""Points per factor of two on the axes of the cost tables."""
+TOKEN_POINTS = 17 * PER_OCTAVE + 1
+"""Axis 1 .. 2**17 tokens or sequences."""
+CONTEXT_LOG2_MIN = 5
+CONTEXT_POINTS = (20 - CONTEXT_LOG2_MIN) * PER_OCTAVE + 1
+"""Axis 2**5 .. 2**20 tokens of context."""
+
+# Columns of Classes.i
+ROLE, CHUNK, MAX_PREFILL, MAX_RUNNING, SLOTS, POLL, RESERVE, DRAFT, LOCAL_BUCKETS, DELAYER = range(10)
+INTERVAL, DP, WORKERS, SPEC, CLIP, SWA_INTERVAL, MIXED, BALANCE, NUM_CLASS_INTS = range(10, 19)
+# Columns of Classes.f
+FULL, SWA, RATIO_INIT, GAP, SEQ_EXPOSED, HOST_BASE, HOST_SEQ, EAGER, EXTEND, LAUNCH = range(10)
+EXPOSED, PREFILL_BASE, NUM_CLASS_FLOATS = range(10, 13)
+# Columns of the per-class totals
+(BUSY_PREFILL, BUSY_DECODE, BUSY_MIXED, STEPS_PREFILL, STEPS_DECODE, TOKENS_PREFILL, BATCH_SUM, CONTEXT_SUM,
+ BLOCKED_SLOTS, BLOCKED_FULL, BLOCKED_SWA, RETRACTIONS, RANK_STEPS, WAITED, IDLE_RANK_STEPS, RANK_MAX_SUM,
+ STALLED, OVERFLOWS, NUM_TOTALS) = range(19)
+# Columns of Requests.t
+SEND, ARRIVE, GRANT, PREFILL_START, PREFILL_END, READY, FIRST, DONE, NUM_TIMES = range(9)
+# Columns of Requests.i
+ISL, OSL, ITERS, P_GROUP, P_RANK, D_GROUP, D_RANK, PROGRESS, TARGET, START_ITER, GENERATED, TAKE, NUM_REQ_INTS = (
+    range(13)
+)
+# Columns of Ranks.i
+(Q_HEAD, Q_TAIL, Q_LEN, R_HEAD, R_TAIL, RUNNING, ACTIVE, ITERATION, C_HEAD, C_TAIL, C_TOKENS, LINGER, PARTIAL,
+ EVICTED_AT, NUM_RANK_INTS) = range(15)
+# Columns of Ranks.f
+USED_FULL, USED_SWA, CONTEXT, ACCEPT, LINGER_FULL, LINGER_SWA, LINGER_CONTEXT, NTR, REMAINING, C_CONTEXT, Q_TOKENS, (
+    NUM_RANK_FLOATS
+) = range(12)
+# Columns of Groups.i
+CLASS, RANK0, RANKS, STATE, TURN, PREFILL_AGE, STEP_COUNT, DECODE_STREAK, NUM_GROUP_INTS = range(9)
+IDLE, IN_PREFILL, IN_DECODE, IN_MIXED = range(4)
+
+
+class Classes(NamedTuple):
+    """Constants of each role."""
+
+    i: I8
+    f: F8
+    decode_rank: F8
+    """[class, batch, context] seconds a rank needs for its own part of a decode step."""
+    decode_group: F8
+    """[class, batch] seconds of the part common to the group, by mean batch per rank."""
+    prefill_rank: F8
+    """[class, tokens, context]"""
+    prefill_group: F8
+    """[class, tokens]"""
+    bucket: I8
+    """[class, batch] batch after padding to a captured graph; -1 runs eagerly."""
+
+
+class Groups(NamedTuple):
+    """Workers."""
+
+    i: I8
+    next_s: F8
+    """When the current step ends; infinity when idle."""
+    begun_s: F8
+    """When the current step began."""
+    polled_s: F8
+    """When the decode queues were last advanced."""
+
+
+class Ranks(NamedTuple):
+    """Attention-DP ranks of all groups."""
+
+    i: I8
+    f: F8
+    calendar: I8
+    """[rank, iteration mod width] first request that finishes at that iteration."""
+    blocked: I8
+    """Why the head of the queue could not be admitted at the last look (0 it could)."""
+
+
+class Requests(NamedTuple):
+    """Requests; `link` chains them in queues and calendar cells."""
+
+    i: I8
+    t: F8
+    link: I8
+    transfer_s: F8
+    """Duration of the prefill-to-decode hand-over."""
+    swa: F8
+    """Window-pool tokens held after prefill."""
+
+
+class World(NamedTuple):
+    """What all groups share."""
+
+    heap_time: F8
+    heap_kind: I8
+    heap_req: I8
+    heap_seq: I8
+    counters: I8
+    """heap size, next sequence number, next request, completed, round-robin P, round-robin D, rng state."""
+    clock: F8
+    """now, frontend seconds per request, per token, latency, transfer scale."""
+    frontends: F8
+    """When each frontend process is free."""
+    totals: F8
+    """[class, column] sums over the run."""
+    groups_of: I8
+    """[role, 2] first group and number of groups per role."""
+
+
+HEAP_SIZE, SEQUENCE, NEXT_REQUEST, COMPLETED, TURN_P, TURN_D, RNG, MODE, CONCURRENCY, P_POLICY, ROOMS, NUM_COUNTERS = (
+    range(12)
+)
+NOW, FRONT_REQUEST, FRONT_TOKEN, FRONT_LATENCY, NUM_CLOCKS = range(5)

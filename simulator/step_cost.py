@@ -1,0 +1,231 @@
+"""Seconds of one engine step, by component and by source of the number.
+
+A step is one forward pass of one worker: all layers, the head and, when drafting, the MTP passes.
+Per layer: hyper-connections around attention and MoE, attention by layer kind, router, routed and
+shared experts, norms, collectives. The functions are pure and broadcast over arrays of shapes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from search_spaces.hardware import Hardware
+from search_spaces.model import BYTES_BF16, ModelSpec
+from search_spaces.recipe import A2A_BACKENDS, EngineGroup
+from search_spaces.stack import StackVersion
+from simulator import op_costs
+from simulator.calibration import Calibration, HostCosts
+from simulator.kernel_model import KernelModel, Source, kernel_model
+from simulator.op_costs import Floats
+
+ROUTER_TOPK_S = 3e-6
+"""Top-k of the router beside its GEMM (order of one small kernel; analytic)."""
+SHARED_OVERLAP_TOKENS = {True: 128, False: 64}
+"""Largest token count at which the shared expert hides on a second stream inside a graph; key: SM >= 100."""
+RANK_COMPONENTS = ("attention", "mhc", "shared_expert", "router_and_norms", "attention_collective", "head")
+"""Components that a rank pays for its own tokens; the rest is common to the group."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Everything a step's cost depends on besides its shape."""
+
+    model: ModelSpec
+    hardware: Hardware
+    group: EngineGroup
+    stack: StackVersion
+    calibration: Calibration
+
+    @property
+    def host(self) -> HostCosts:
+        """CPU costs of this platform."""
+        return self.calibration.host(self.hardware.host_cpu)
+
+    @property
+    def kernels(self) -> KernelModel:
+        """Kernel times of this model on this platform."""
+        return kernel_model(self.model, self.hardware)
+
+
+@dataclass
+class StepCost:
+    """Seconds by component, with the source of each; components add up to the GPU's time."""
+
+    seconds: dict[str, Floats] = field(default_factory=dict)
+    sources: dict[str, Source] = field(default_factory=dict)
+
+    def add(self, component: str, seconds: Floats, source: Source) -> None:
+        """Accumulate; the weaker of two sources stands for the sum."""
+        order: tuple[Source, ...] = ("measured", "interpolated", "fitted", "analytic")
+        if component in self.seconds:
+            self.seconds[component] = self.seconds[component] + seconds
+            source = max(source, self.sources[component], key=order.index)
+        else:
+            self.seconds[component] = seconds
+        self.sources[component] = source
+
+    def merged(self, other: StepCost, times: float = 1.0) -> StepCost:
+        """This cost plus `times` the other."""
+        total = StepCost(dict(self.seconds), dict(self.sources))
+        for component, seconds in other.seconds.items():
+            total.add(component, seconds * times, other.sources[component])
+        return total
+
+    def part(self, components: tuple[str, ...]) -> Floats:
+        """Sum over some components."""
+        found = [self.seconds[c] for c in components if c in self.seconds]
+        return np.sum(np.broadcast_arrays(*found), axis=0) if found else np.zeros(())
+
+    @property
+    def gpu_s(self) -> Floats:
+        """Sum over all components."""
+        return self.part(tuple(self.seconds))
+
+
+def moe_seconds(scn: Scenario, tokens: Floats, prefill: bool) -> tuple[Floats, Source]:
+    """Routed experts of one layer with their communication, for `tokens` per attention rank."""
+    group, kernels, cal = scn.group, scn.kernels, scn.calibration
+    if group.moe_backend in A2A_BACKENDS:
+        per_gpu = tokens / group.attention_tp
+        fp4 = cal.fp4_moe_ratio if group.moe_activation == "fp4" else None
+        seconds, source = kernels.megamoe_s(per_gpu, group.moe_ep, cal.routing_alpha, prefill, fp4)
+        if group.moe_backend == "deepep":
+            return seconds * cal.unfused_moe_ratio, "fitted"
+        return seconds, source
+    total = tokens * group.attention_dp
+    seconds, source = kernels.grouped_moe_s(
+        group.moe_backend, total, group.moe_ep, group.moe_tp, group.expert_weights, cal.routing_alpha
+    )
+    moved = total * scn.model.hidden * BYTES_BF16
+    return seconds + kernels.allreduce_s(moved, group.tp)[0], source
+
+
+def layer_cost(
+    scn: Scenario, ratio: int, tokens: Floats, attention: tuple[Floats, Source], moe: tuple[Floats, Source],
+    graph: bool,
+) -> StepCost:
+    """One layer around a given attention module and MoE."""
+    model, hw, group, kernels = scn.model, scn.hardware, scn.group, scn.kernels
+    cost = StepCost()
+    cost.add("attention", *attention)
+    mhc, source = kernels.mhc_s(tokens)
+    fused = 1.0 if scn.stack.has("mhc_fusion") else scn.calibration.mhc_unfused_ratio
+    cost.add("mhc", mhc * fused, source)
+    all_to_all = group.moe_backend in A2A_BACKENDS
+    width = model.expert_inner / (1 if all_to_all else group.tp) * model.num_shared_experts
+    shared_tokens = tokens if all_to_all else tokens * group.attention_dp
+    up, source = kernels.gemm_s(shared_tokens, 2 * width, model.hidden)
+    down, _ = kernels.gemm_s(shared_tokens, model.hidden, width)
+    shared = up + down
+    if graph:
+        shared = np.where(tokens <= SHARED_OVERLAP_TOKENS[hw.sm >= 100], 0.0, shared)
+    cost.add("shared_expert", shared, source)
+    router, source = kernels.gemm_s(tokens, model.num_experts, model.hidden, bf16=True)
+    norms = op_costs.norm_s(model, hw, tokens)
+    cost.add("router_and_norms", router + norms + ROUTER_TOPK_S, "analytic" if source == "analytic" else source)
+    if group.attention_tp > 1:
+        moved = tokens * model.hidden * BYTES_BF16
+        cost.add("attention_collective", *kernels.allreduce_s(moved, group.attention_tp))
+    cost.add("routed_experts", *moe)
+    return cost
+
+
+def head_cost(scn: Scenario, rows: Floats) -> StepCost:
+    """LM head and sampling for `rows` logits per rank."""
+    group, model = scn.group, scn.model
+    shards = group.attention_tp if group.dp_lm_head or group.attention_dp == 1 else group.tp
+    gathered = rows if shards == group.attention_tp else rows * group.attention_dp
+    cost = StepCost()
+    cost.add("head", *scn.kernels.gemm_s(gathered, model.vocab / shards, model.hidden, bf16=True))
+    return cost
+
+
+def _scaled(cost: StepCost, factor: float) -> StepCost:
+    return StepCost({k: v * factor for k, v in cost.seconds.items()}, dict(cost.sources))
+
+
+def forward_cost(
+    scn: Scenario, tokens: ArrayLike, context: ArrayLike, *, prefill: bool, graph: bool, rows: ArrayLike
+) -> StepCost:
+    """GPU cost of the main layers and the head.
+
+    Args:
+        scn: model, platform, layout and calibration.
+        tokens: tokens of one attention rank.
+        context: mean uncompressed tokens before a query.
+        prefill: prompt tokens in few sequences, rather than one or a few per sequence.
+        graph: whether a CUDA graph is replayed.
+        rows: logits computed per rank.
+    """
+    t, ctx = np.broadcast_arrays(np.asarray(tokens, float), np.asarray(context, float))
+    heads = max(1, scn.model.num_heads // scn.group.attention_tp)
+    moe = moe_seconds(scn, t, prefill)
+    total = StepCost()
+    for ratio, count in scn.model.layer_kinds().items():
+        if prefill:
+            prefix = np.maximum(ctx - t / 2, 0.0)
+            sequences = np.maximum(t / (2 * np.maximum(ctx - prefix, 0.5)), 1.0)
+            attention = scn.kernels.attention_prefill_s(ratio, heads, t, prefix, sequences)
+        else:
+            attention = scn.kernels.attention_decode_s(ratio, heads, t, ctx)
+        total = total.merged(layer_cost(scn, ratio, t, attention, moe, graph), count)
+    total = total.merged(head_cost(scn, np.asarray(rows, float)))
+    return _scaled(total, scn.calibration.kernel_slowdown)
+
+
+def mtp_layer_cost(scn: Scenario, tokens: ArrayLike, context: ArrayLike, prefill: bool, rows: ArrayLike) -> StepCost:
+    """GPU cost of the MTP layer and the draft head."""
+    t, ctx = np.broadcast_arrays(np.asarray(tokens, float), np.asarray(context, float))
+    heads = max(1, scn.model.num_heads // scn.group.attention_tp)
+    moe = moe_seconds(scn, t, prefill)
+    attention = scn.kernels.attention_decode_s(0, heads, np.minimum(t, 1024.0), ctx)
+    layer = layer_cost(scn, 0, t, attention, moe, graph=not prefill).merged(head_cost(scn, np.asarray(rows, float)))
+    return _scaled(layer, scn.calibration.kernel_slowdown)
+
+
+def decode_cost(scn: Scenario, batch: ArrayLike, context: ArrayLike, graph: bool = True) -> StepCost:
+    """GPU cost of one decode iteration of `batch` sequences per rank: verify and draft when drafting."""
+    b = np.asarray(batch, float)
+    q = scn.group.draft_tokens
+    cost = forward_cost(scn, b * q, context, prefill=False, graph=graph, rows=b * q)
+    if scn.group.mtp:
+        steps = scn.group.mtp.num_steps
+        draft = mtp_layer_cost(scn, b, context, False, b)
+        extend = mtp_layer_cost(scn, b * q, context, False, b)
+        drafts = extend.merged(draft, steps - 1)
+        cost.add("draft", drafts.gpu_s, "interpolated")
+    return cost
+
+
+def prefill_cost(scn: Scenario, tokens: ArrayLike, context: ArrayLike) -> StepCost:
+    """GPU cost of one prefill step with `tokens` new tokens per rank at mean query context `context`."""
+    cost = forward_cost(scn, tokens, context, prefill=True, graph=False, rows=np.ones(()))
+    if scn.group.mtp:
+        cost.add("draft", mtp_layer_cost(scn, tokens, context, True, np.ones(())).gpu_s, "interpolated")
+    return cost
+
+
+def decode_step_s(scn: Scenario, gpu_s: Floats, batch: ArrayLike, graph: bool = True) -> Floats:
+    """Wall time of a decode step: the GPU, or the host where it is slower."""
+    host = scn.host
+    b = np.asarray(batch, float)
+    busy = host.decode_base_s + host.decode_sequence_s * b
+    if not graph:
+        busy = busy + scn.model.num_layers * host.decode_eager_layer_s
+    wall = np.maximum(gpu_s + host.step_gap_s + host.decode_exposed_sequence_s * b, busy)
+    if scn.group.mtp and not scn.stack.has("draft_extend_graph"):
+        wall = wall + host.draft_extend_s
+    return wall
+
+
+def prefill_step_s(scn: Scenario, gpu_s: Floats) -> Floats:
+    """Wall time of an eager prefill step: never less than the host needs to launch it."""
+    host = scn.host
+    layers = scn.model.num_layers + (scn.model.num_mtp_layers if scn.group.mtp else 0)
+    launch = layers * host.prefill_layer_s
+    if scn.group.prefill_graph and scn.stack.has("breakable_prefill_graph"):
+        launch = launch / 4
+    return np.maximum(gpu_s + host.prefill_exposed_fraction * launch, launch) + host.prefill_base_s

@@ -1,0 +1,325 @@
+"""Build the state of one run and drive it.
+
+SimPy owns what is coarse and has its own clock: the run itself, progress, and anything that interrupts
+a deployment. Between such moments one compiled loop (`loop_aggregated.advance`) carries all requests
+and engine steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import simpy
+from numpy.typing import NDArray
+
+from search_spaces.errors import Infeasible
+from search_spaces.hardware import Hardware
+from search_spaces.model import ModelSpec
+from search_spaces.recipe import EngineGroup, Recipe
+from search_spaces.stack import StackVersion
+from search_spaces.workload import Workload
+from simulator import loop_state as ls
+from simulator.acceptance import decode_iterations
+from simulator.calibration import Calibration
+from simulator.cost_tables import decode_tables, padded_batch, prefill_tables
+from simulator.loop_aggregated import FINISHED, STUCK, advance
+from simulator.memory import PAGE_TOKENS, MemoryBudget, memory_budget, transfer_bytes
+from simulator.rng import loop_seed, stream
+from simulator.step_cost import Scenario
+
+ROLE_CODES = {"prefill": ls.PREFILL, "decode": ls.DECODE, "aggregated": ls.AGGREGATED}
+POLICY_CODES = {"round_robin": 0, "load": 1, "kv": 1, "random": 2}
+EVICTION_INTERVAL = 128
+"""Decode iterations between window evictions without per-request eviction (SGLang 0.5.15 default)."""
+WINDOW_S = 60.0
+"""Simulated seconds between looks from outside."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything a run depends on."""
+
+    recipe: Recipe
+    workload: Workload
+    model: ModelSpec
+    hardware: Hardware
+    stack: StackVersion
+    calibration: Calibration
+    seed: int = 0
+
+    def scenario(self, group: EngineGroup) -> Scenario:
+        """Cost scenario of one role."""
+        return Scenario(self.model, self.hardware, group, self.stack, self.calibration)
+
+
+@dataclass
+class Run:
+    """A finished run: the request table and the totals per role."""
+
+    setting: Setting
+    roles: list[str]
+    budgets: list[MemoryBudget]
+    reqs: ls.Requests
+    totals: NDArray[np.float64]
+    end_s: float
+    groups_per_role: list[int]
+
+
+def lengths(workload: Workload, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Input and output lengths of the measured requests, uniform as the harness draws them."""
+    rng = stream(seed, "lengths")
+    count = workload.measured_requests
+    drawn = []
+    for nominal in (workload.isl, workload.osl):
+        low = max(1, int(nominal * workload.random_range_ratio))
+        drawn.append(rng.integers(low, nominal + 1, size=count))
+    return drawn[0], drawn[1]
+
+
+def _class_rows(setting: Setting, role: str, group: EngineGroup, budget: MemoryBudget) -> tuple[list[int], list[float]]:
+    host = setting.scenario(group).host
+    balance = 1 if group.load_balance in ("total_requests", "total_tokens") else 0
+    speculative = group.mtp is not None
+    ints = [0] * ls.NUM_CLASS_INTS
+    for column, value in {
+        ls.ROLE: ROLE_CODES[role],
+        ls.CHUNK: group.chunk_tokens_per_rank,
+        ls.MAX_PREFILL: group.max_prefill_tokens,
+        ls.MAX_RUNNING: min(group.max_running_per_rank, budget.slots),
+        ls.SLOTS: budget.slots,
+        ls.POLL: group.decode_polling_interval,
+        ls.RESERVE: group.reserved_decode_tokens,
+        ls.DRAFT: group.draft_tokens,
+        ls.LOCAL_BUCKETS: int(group.local_graph_buckets),
+        ls.DELAYER: int(group.prefill_delayer),
+        ls.INTERVAL: group.prefill_decode_interval,
+        ls.DP: group.attention_dp,
+        ls.WORKERS: group.num_workers,
+        ls.SPEC: int(speculative),
+        ls.CLIP: group.clip_max_new_tokens,
+        ls.SWA_INTERVAL: 0 if setting.stack.has("swa_evict_per_request") else EVICTION_INTERVAL,
+        ls.MIXED: int(group.mixed_chunk and not speculative),
+        ls.BALANCE: balance,
+    }.items():
+        ints[column] = int(value)
+    layers = setting.model.num_layers + (setting.model.num_mtp_layers if speculative else 0)
+    launch = layers * host.prefill_layer_s
+    if group.prefill_graph and setting.stack.has("breakable_prefill_graph"):
+        launch /= 4
+    floats = [0.0] * ls.NUM_CLASS_FLOATS
+    for column, quantity in {
+        ls.FULL: budget.full_tokens,
+        ls.SWA: budget.swa_tokens,
+        ls.RATIO_INIT: 0.7 * group.schedule_conservativeness * (0.3 if group.attention_dp > 1 else 1.0),
+        ls.GAP: host.step_gap_s,
+        ls.SEQ_EXPOSED: host.decode_exposed_sequence_s,
+        ls.HOST_BASE: host.decode_base_s,
+        ls.HOST_SEQ: host.decode_sequence_s,
+        ls.EAGER: setting.model.num_layers * host.decode_eager_layer_s,
+        ls.EXTEND: host.draft_extend_s
+        if speculative and not setting.stack.has("draft_extend_graph")
+        else 0.0,
+        ls.LAUNCH: launch,
+        ls.EXPOSED: host.prefill_exposed_fraction,
+        ls.PREFILL_BASE: host.prefill_base_s,
+    }.items():
+        floats[column] = float(quantity)
+    return ints, floats
+
+
+def _classes(setting: Setting) -> tuple[ls.Classes, list[str], list[MemoryBudget]]:
+    roles = list(setting.recipe.groups)
+    budgets, ints, floats, rows = [], [], [], []
+    largest = 1
+    for role, group in setting.recipe.groups.items():
+        budget = memory_budget(setting.model, group, setting.hardware, setting.stack, role)
+        class_ints, class_floats = _class_rows(setting, role, group, budget)
+        largest = max(largest, 2 * budget.slots + 2)
+        budgets.append(budget)
+        ints.append(class_ints)
+        floats.append(class_floats)
+    for role, group in setting.recipe.groups.items():
+        scn = setting.scenario(group)
+        prefill = prefill_tables(scn) if role != "decode" else None
+        decode = decode_tables(scn) if role != "prefill" else None
+        found = prefill or decode
+        assert found is not None
+        rows.append((decode or found, prefill or found, padded_batch(scn, largest)))
+    classes = ls.Classes(
+        i=np.array(ints, dtype=np.int64),
+        f=np.array(floats),
+        decode_rank=np.stack([r[0].rank for r in rows]),
+        decode_group=np.stack([r[0].group for r in rows]),
+        prefill_rank=np.stack([r[1].rank for r in rows]),
+        prefill_group=np.stack([r[1].group for r in rows]),
+        bucket=np.stack([r[2] for r in rows]).astype(np.int64),
+    )
+    return classes, roles, budgets
+
+
+def _requests(setting: Setting) -> ls.Requests:
+    isl, osl = lengths(setting.workload, setting.seed)
+    serving, count = setting.recipe.serving, len(isl)
+    if serving.context_length is not None:
+        osl = np.minimum(osl, np.maximum(serving.context_length - isl, 1))
+    iters = decode_iterations(
+        osl,
+        serving.mtp,
+        setting.calibration,
+        setting.stack,
+        setting.workload,
+        stream(setting.seed, "acceptance"),
+    )
+    ints = np.zeros((count, ls.NUM_REQ_INTS), dtype=np.int64)
+    ints[:, ls.ISL], ints[:, ls.OSL], ints[:, ls.ITERS] = isl, osl, iters
+    ints[:, ls.P_GROUP] = ints[:, ls.P_RANK] = -1
+    tail = isl - PAGE_TOKENS * (np.maximum(0, isl - 128) // PAGE_TOKENS)
+    swa = np.ceil(tail / PAGE_TOKENS) * PAGE_TOKENS
+    if not setting.stack.has("swa_tail_prealloc") and setting.recipe.is_disaggregated:
+        swa = np.ceil(isl / PAGE_TOKENS) * PAGE_TOKENS
+    transfer = np.zeros(count)
+    if setting.recipe.prefill is not None:
+        transfer = _transfer_seconds(setting, isl)
+    return ls.Requests(
+        i=ints,
+        t=np.full((count, ls.NUM_TIMES), -1.0),
+        link=np.full(count, -1, dtype=np.int64),
+        transfer_s=transfer,
+        swa=swa.astype(float),
+    )
+
+
+def _transfer_seconds(setting: Setting, isl: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Hand-over of the last chunk; whole chunks before it travelled while later ones computed."""
+    prefill, hw = setting.recipe.prefill, setting.hardware
+    assert prefill is not None
+    values, inverse = np.unique(isl, return_inverse=True)
+    size = np.array([transfer_bytes(setting.model, int(v), prefill) for v in values])
+    one_domain = setting.recipe.num_gpus <= hw.nvlink_domain_gpus and hw.nvlink_domain_gpus > hw.gpus_per_node
+    link = hw.nvlink_bytes_per_s if one_domain else hw.nic_bytes_per_s
+    seconds = setting.calibration.transfer_latency_s + size / (link * setting.calibration.transfer_efficiency)
+    found: NDArray[np.float64] = seconds[inverse]
+    return found
+
+
+def _groups(setting: Setting, roles: list[str]) -> tuple[ls.Groups, int, NDArray[np.int64], list[int]]:
+    rows, rank, groups_of, counts = [], 0, np.zeros((3, 2), dtype=np.int64), []
+    for index, role in enumerate(roles):
+        group = setting.recipe.groups[role]
+        groups_of[ROLE_CODES[role]] = (len(rows), group.num_workers)
+        counts.append(group.num_workers)
+        for _ in range(group.num_workers):
+            row = [0] * ls.NUM_GROUP_INTS
+            row[ls.CLASS], row[ls.RANK0], row[ls.RANKS] = index, rank, group.attention_dp
+            rank += group.attention_dp
+            rows.append(row)
+    count = len(rows)
+    found = ls.Groups(
+        i=np.array(rows, dtype=np.int64),
+        next_s=np.full(count, np.inf),
+        begun_s=np.zeros(count),
+        polled_s=np.zeros(count),
+    )
+    return found, rank, groups_of, counts
+
+
+def _ranks(count: int, width: int, classes: ls.Classes, groups: ls.Groups) -> ls.Ranks:
+    ints = np.zeros((count, ls.NUM_RANK_INTS), dtype=np.int64)
+    for column in (ls.Q_HEAD, ls.Q_TAIL, ls.R_HEAD, ls.R_TAIL, ls.C_HEAD, ls.C_TAIL):
+        ints[:, column] = -1
+    floats = np.zeros((count, ls.NUM_RANK_FLOATS))
+    for row in groups.i:
+        ranks = slice(row[ls.RANK0], row[ls.RANK0] + row[ls.RANKS])
+        floats[ranks, ls.NTR] = classes.f[row[ls.CLASS], ls.RATIO_INIT]
+    return ls.Ranks(
+        i=ints,
+        f=floats,
+        calendar=np.full((count, width), -1, dtype=np.int64),
+        blocked=np.zeros(count, dtype=np.int64),
+    )
+
+
+def _world(setting: Setting, num_classes: int, groups_of: NDArray[np.int64]) -> ls.World:
+    recipe, workload = setting.recipe, setting.workload
+    host = setting.scenario(recipe.serving).host
+    size = 2 * workload.measured_requests + workload.concurrency + 16
+    counters = np.zeros(ls.NUM_COUNTERS, dtype=np.int64)
+    counters[ls.RNG] = loop_seed(setting.seed)
+    counters[ls.CONCURRENCY] = workload.concurrency
+    counters[ls.P_POLICY] = POLICY_CODES[recipe.frontend.policy]
+    counters[ls.ROOMS] = 0 if setting.stack.has("aligned_bootstrap_rooms") else 1
+    clock = np.zeros(ls.NUM_CLOCKS)
+    clock[ls.FRONT_REQUEST] = host.frontend_request_s
+    clock[ls.FRONT_TOKEN] = host.frontend_token_s
+    clock[ls.FRONT_LATENCY] = host.request_latency_s
+    processes = max(recipe.frontend.router_processes, recipe.serving.tokenizer_workers)
+    return ls.World(
+        heap_time=np.zeros(size),
+        heap_kind=np.zeros(size, dtype=np.int64),
+        heap_req=np.zeros(size, dtype=np.int64),
+        heap_seq=np.zeros(size, dtype=np.int64),
+        counters=counters,
+        clock=clock,
+        frontends=np.zeros(processes),
+        totals=np.zeros((num_classes, ls.NUM_TOTALS)),
+        groups_of=groups_of,
+    )
+
+
+@lru_cache(maxsize=1)
+def _send_function() -> Callable[..., None]:
+    from simulator.loop_kernels import send
+
+    return send  # type: ignore[no-any-return]
+
+
+def run(setting: Setting, on_progress: Callable[[float], None] | None = None) -> Run:
+    """Simulate the measured requests of a workload on a recipe.
+
+    Warm-up requests are not simulated: the harness drains them before it starts the clock, and nothing
+    that the simulator keeps (queues, pools) survives the drain.
+
+    Raises:
+        Infeasible: a role does not fit its GPUs, or a request can never be admitted.
+    """
+    classes, roles, budgets = _classes(setting)
+    reqs = _requests(setting)
+    groups, num_ranks, groups_of, counts = _groups(setting, roles)
+    longest = int(reqs.i[:, ls.ITERS].max()) + 2
+    ranks = _ranks(num_ranks, 1 << longest.bit_length(), classes, groups)
+    world = _world(setting, len(roles), groups_of)
+    first = min(setting.workload.concurrency, len(reqs.link))
+    world.counters[ls.NEXT_REQUEST] = first
+    for request in range(first):
+        _send_function()(world, reqs, request, 0.0)
+    env = simpy.Environment()
+
+    def deployment() -> Generator[simpy.Event, None, None]:
+        until = WINDOW_S
+        while True:
+            status = advance(world, classes, groups, ranks, reqs, until)
+            if on_progress is not None:
+                on_progress(world.counters[ls.COMPLETED] / len(reqs.link))
+            if status == FINISHED:
+                return
+            if status == STUCK:
+                raise Infeasible(_stuck(setting, reqs, ranks), rule="admission")
+            yield env.timeout(until - env.now)
+            until += WINDOW_S
+
+    env.run(env.process(deployment()))
+    return Run(setting, roles, budgets, reqs, world.totals, float(reqs.t[:, ls.DONE].max()), counts)
+
+
+def _stuck(setting: Setting, reqs: ls.Requests, ranks: ls.Ranks) -> str:
+    waiting = np.flatnonzero(reqs.t[:, ls.DONE] < 0)
+    longest = int(reqs.i[waiting, ls.ISL].max())
+    causes = {0: "memory", 1: "request slots", 2: "full-pool tokens", 3: "window-pool tokens"}
+    cause = causes[int(ranks.blocked.max())]
+    return (
+        f"recipe {setting.recipe.name!r}: {len(waiting)} requests (up to {longest} prompt tokens) can never be "
+        f"admitted for want of {cause}; raise mem_fraction_static or swa_full_tokens_ratio, or widen the worker"
+    )

@@ -1,0 +1,349 @@
+"""Each law with a recipe that breaks it alone and the smallest change that mends it."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+
+from search_spaces import catalog_loader
+from search_spaces.errors import BadInput
+from search_spaces.laws import RULES, Violation, check, violations
+from search_spaces.recipe import Recipe
+from search_spaces.role_laws import megamoe_cap, redundant_experts_for, release
+from search_spaces.workload import Workload
+from tests.search_spaces_tests.samples import AGGREGATED, DISAGGREGATED, bent
+
+CHAT = {"isl": 8192, "osl": 1024, "prompts": "chat"}
+MTP3 = {"num_steps": 3}
+MEGAMOE_DEP8 = AGGREGATED | {
+    "aggregated": DISAGGREGATED["prefill"]
+    | {"tp": 8, "attention_dp": 8, "moe_ep": 8, "num_workers": 1, "graph_max_batch_per_rank": 64}
+}
+DEEPEP_DEP8 = AGGREGATED | {
+    "aggregated": MEGAMOE_DEP8["aggregated"]
+    | {"moe_backend": "deepep", "moe_activation": "fp8", "max_running_per_rank": 128}
+}
+
+
+class Case(NamedTuple):
+    rule: str
+    base: dict[str, Any]
+    breaks: dict[str, Any]
+    mends: dict[str, Any]
+    severity: str = "hard"
+    engine: str = "0.5.15"
+    load: dict[str, Any] | None = None
+    along: tuple[str, ...] = ()
+    """Laws that cannot but break with it."""
+
+
+def _wide_decode(gpus: int) -> dict[str, int]:
+    return {"decode__tp": gpus, "decode__attention_dp": gpus, "decode__moe_ep": gpus}
+
+
+CASES = [
+    Case("experts-divisible", DISAGGREGATED, _wide_decode(40), {"decode__redundant_experts": 16}),
+    Case(
+        "experts-per-gpu",
+        AGGREGATED | {"hardware": "gb300"},
+        {"model": "deepseek-v4-flash", "aggregated__tp": 512, "aggregated__attention_dp": 512},
+        {"aggregated__tp": 64, "aggregated__attention_dp": 64},
+        along=("nvlink-domain", "rack"),
+    ),
+    Case(
+        "expert-slices",
+        AGGREGATED | {"hardware": "gb300"},
+        {"aggregated__tp": 36, "aggregated__attention_dp": 36},
+        {"aggregated__moe_ep": 12},
+    ),
+    Case(
+        "attention-tp",
+        AGGREGATED,
+        {"model": "deepseek-v4-flash", "hardware": "gb300", "aggregated__tp": 16},
+        {"aggregated__attention_dp": 16},
+    ),
+    Case(
+        "full-dp",
+        AGGREGATED,
+        {"aggregated__attention_dp": 4},
+        {"aggregated__attention_dp": 8},
+        severity="soft",
+    ),
+    Case(
+        "chunk-pages",
+        DISAGGREGATED,
+        {"prefill__chunk_tokens_per_rank": 5000},
+        {"prefill__chunk_tokens_per_rank": 4864},
+    ),
+    Case(
+        "dp-lm-head", AGGREGATED, {"aggregated__dp_lm_head": True}, {"aggregated__dp_lm_head": False}, "soft"
+    ),
+    Case(
+        "megamoe-platform",
+        MEGAMOE_DEP8,
+        {"hardware": "h200", "aggregated__moe_activation": "fp8"},
+        {"hardware": "b200"},
+    ),
+    Case(
+        "megamoe-platform",
+        MEGAMOE_DEP8,
+        {"hardware": "h200", "aggregated__moe_activation": "fp8"},
+        {"aggregated__expert_weights": "fp8"},
+        engine="0.5.23",
+    ),
+    Case(
+        "megamoe-overlap",
+        MEGAMOE_DEP8,
+        {"aggregated__extra_flags": {"enable-two-batch-overlap": True}},
+        {"aggregated__extra_flags": {}},
+    ),
+    Case(
+        "megamoe-cap-prefill",
+        DISAGGREGATED,
+        {"prefill__megamoe_cap_tokens": 4096},
+        {"prefill__megamoe_cap_tokens": 8192},
+    ),
+    Case(
+        "megamoe-cap-decode",
+        DISAGGREGATED,
+        {"decode__mtp": MTP3},
+        {"decode__megamoe_cap_tokens": 4608},
+    ),
+    Case(
+        "deepep-cap",
+        DEEPEP_DEP8,
+        {"aggregated__mtp": MTP3},
+        {"aggregated__deepep_cap_tokens": 256},
+    ),
+    Case(
+        "nvlink-domain",
+        MEGAMOE_DEP8,
+        {
+            "aggregated__tp": 16,
+            "aggregated__attention_dp": 16,
+            "aggregated__moe_ep": 16,
+        },
+        {"hardware": "gb300"},
+    ),
+    Case("rack", DISAGGREGATED, {"prefill__num_workers": 15}, {"prefill__num_workers": 14}, "soft"),
+    Case(
+        "node-tiling",
+        MEGAMOE_DEP8,
+        {"aggregated__tp": 6, "aggregated__attention_dp": 6, "aggregated__moe_ep": 6},
+        {"aggregated__tp": 8, "aggregated__attention_dp": 8, "aggregated__moe_ep": 8},
+        "soft",
+    ),
+    Case(
+        "custom-all-reduce",
+        DISAGGREGATED,
+        {"decode__extra_env": {"SGLANG_OPT_USE_CUSTOM_ALL_REDUCE_V2": "1"}},
+        {"decode__extra_env": {"SGLANG_OPT_USE_CUSTOM_ALL_REDUCE_V2": "0"}},
+    ),
+    Case(
+        "expert-weights",
+        AGGREGATED,
+        {"aggregated__expert_weights": "nvfp4"},
+        {"aggregated__moe_backend": "flashinfer_trtllm_routed"},
+    ),
+    Case(
+        "expert-weights",
+        AGGREGATED,
+        {"aggregated__moe_backend": "deep_gemm", "aggregated__expert_weights": "nvfp4"},
+        {"aggregated__expert_weights": "mxfp4"},
+    ),
+    Case("marlin-platform", AGGREGATED, {"aggregated__moe_backend": "marlin"}, {"hardware": "h200"}),
+    Case(
+        "fp4-activation",
+        AGGREGATED,
+        {"aggregated__moe_activation": "fp4"},
+        {"aggregated__moe_activation": "fp8"},
+    ),
+    Case(
+        "fp4-indexer", AGGREGATED, {"hardware": "h200", "aggregated__fp4_indexer": True}, {"hardware": "b200"}
+    ),
+    Case(
+        "online-compress-mtp",
+        AGGREGATED,
+        {"aggregated__mtp": MTP3, "aggregated__online_compress": True},
+        {"aggregated__mtp": None},
+    ),
+    Case(
+        "mixed-chunk-mtp",
+        AGGREGATED,
+        {"aggregated__mtp": MTP3, "aggregated__mixed_chunk": True},
+        {"aggregated__mixed_chunk": False},
+    ),
+    Case("pp-mtp", AGGREGATED, {"aggregated__mtp": MTP3, "aggregated__pp": 2}, {"aggregated__pp": 1}),
+    Case(
+        "decode-radix-mtp",
+        DISAGGREGATED,
+        {
+            "decode__mtp": {"num_steps": 1},
+            "decode__megamoe_cap_tokens": 4096,
+            "decode__radix_cache": True,
+        },
+        {"decode__radix_cache": False},
+    ),
+    Case(
+        "prefill-decode-interval",
+        AGGREGATED,
+        {"aggregated__prefill_decode_interval": 10},
+        {"aggregated__prefill_decode_interval": 0},
+        "soft",
+    ),
+    Case(
+        "prefill-delayer",
+        AGGREGATED,
+        {"aggregated__prefill_delayer": True, "aggregated__overlap_schedule": False},
+        {"aggregated__overlap_schedule": True},
+        "soft",
+    ),
+    Case(
+        "graph-slots",
+        AGGREGATED,
+        {"aggregated__graph_max_batch_per_rank": 128},
+        {"aggregated__graph_max_batch_per_rank": 64},
+        "soft",
+    ),
+    Case(
+        "context",
+        DISAGGREGATED,
+        {"decode__context_length": 9215},
+        {"decode__context_length": 9216},
+        load=CHAT,
+    ),
+    Case(
+        "context",
+        AGGREGATED,
+        {"aggregated__context_length": (1 << 20) + 1},
+        {"aggregated__context_length": 1 << 20},
+    ),
+    Case("transfer-backend", DISAGGREGATED, {"transfer_backend": None}, {"transfer_backend": "nixl"}),
+    Case("kv-layout", DISAGGREGATED, {"decode__online_compress": True}, {"prefill__online_compress": True}),
+    Case(
+        "mtp-roles",
+        DISAGGREGATED,
+        {"decode__mtp": {"num_steps": 1}, "decode__megamoe_cap_tokens": 4096},
+        {"prefill__mtp": {"num_steps": 1}},
+        engine="0.5.23",
+    ),
+    Case("mtp-roles", DISAGGREGATED, {"prefill__mtp": {"num_steps": 1}}, {"prefill__mtp": None}, "soft"),
+    Case(
+        "slots",
+        MEGAMOE_DEP8,
+        {"aggregated__max_running_per_rank": 60},
+        {"aggregated__max_running_per_rank": 64},
+        "soft",
+        load=CHAT | {"concurrency": 512},
+    ),
+    Case(
+        "graph-batch",
+        AGGREGATED,
+        {"aggregated__graph_max_batch_per_rank": 32},
+        {"aggregated__graph_max_batch_per_rank": 64},
+        "soft",
+        load=CHAT | {"concurrency": 64},
+    ),
+    Case(
+        "mtp-prompts",
+        AGGREGATED,
+        {"aggregated__mtp": MTP3},
+        {"aggregated__mtp": None},
+        "soft",
+        load=CHAT | {"prompts": "random"},
+    ),
+]
+
+
+def _violations(
+    recipe: Recipe, engine: str = "0.5.15", load: dict[str, Any] | None = None
+) -> list[Violation]:
+    return violations(
+        recipe,
+        catalog_loader.model(recipe.model),
+        catalog_loader.hardware(recipe.hardware),
+        Workload.parse(load, "test") if load else None,
+        engine,
+    )
+
+
+@pytest.mark.parametrize(
+    "base", [DISAGGREGATED, AGGREGATED, MEGAMOE_DEP8, DEEPEP_DEP8], ids=lambda b: b["name"]
+)
+def test_the_samples_break_nothing(base: dict[str, Any]) -> None:
+    assert _violations(bent(base)) == []
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.rule)
+def test_a_law_is_broken_alone_and_mended(case: Case) -> None:
+    broken = _violations(bent(case.base, **case.breaks), case.engine, case.load)
+    assert (case.rule, case.severity) in {(v.rule, v.severity) for v in broken}
+    assert {v.rule for v in broken} == {case.rule, *case.along}
+    mended = _violations(bent(case.base, **(case.breaks | case.mends)), case.engine, case.load)
+    assert mended == []
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.rule)
+def test_messages_name_field_value_and_remedy(case: Case) -> None:
+    for broken in _violations(bent(case.base, **case.breaks), case.engine, case.load):
+        assert broken.rule in RULES
+        assert "=" in broken.message or "required" in broken.message
+        assert any(
+            word in broken.message.rsplit(";", 1)[-1] for word in ("set ", "choose ", "remove ", "use ")
+        )
+
+
+def test_every_rule_has_a_case() -> None:
+    assert {case.rule for case in CASES} == set(RULES)
+
+
+def test_the_redundant_experts_message() -> None:
+    broken = _violations(bent(DISAGGREGATED, **_wide_decode(40)))
+    assert broken[0].message == (
+        "decode.moe_ep=40 needs (routed_experts + redundant_experts) % moe_ep == 0, got 384+0; "
+        "set redundant_experts=16"
+    )
+
+
+@pytest.mark.parametrize(("moe_ep", "redundant"), [(8, 0), (32, 0), (40, 16), (72, 48), (5, 1)])
+def test_redundant_experts(moe_ep: int, redundant: int) -> None:
+    assert redundant_experts_for(384, moe_ep) == redundant
+    assert (384 + redundant) % moe_ep == 0
+
+
+def test_the_default_graph_batch_is_no_fault_of_few_slots() -> None:
+    single = {k: v for k, v in AGGREGATED["aggregated"].items() if k != "graph_max_batch_per_rank"}
+    assert _violations(bent(AGGREGATED, aggregated=single, aggregated__max_running_per_rank=8)) == []
+
+
+def test_a_worker_over_the_network_is_only_slow_without_megamoe() -> None:
+    broken = _violations(bent(AGGREGATED, aggregated__tp=16))
+    assert [(v.rule, v.severity) for v in broken] == [("nvlink-domain", "soft")]
+
+
+def test_the_default_cap_depends_on_the_release() -> None:
+    group = bent(DISAGGREGATED, prefill__megamoe_cap_tokens=None).prefill
+    assert group is not None
+    assert megamoe_cap(group, "0.5.15") == 1024
+    assert megamoe_cap(group, "0.5.23") == 8192
+
+
+def test_published_decode_only_drafting_runs_until_0_5_22() -> None:
+    recipe = bent(DISAGGREGATED, decode__mtp={"num_steps": 1}, decode__megamoe_cap_tokens=4096)
+    assert _violations(recipe) == []
+
+
+def test_check_lists_every_hard_violation_and_lets_soft_ones_pass() -> None:
+    model, hardware = catalog_loader.model("deepseek-v4-pro"), catalog_loader.hardware("gb300")
+    check(bent(DISAGGREGATED, prefill__num_workers=15), model, hardware)
+    twice = bent(DISAGGREGATED, transfer_backend=None, prefill__megamoe_cap_tokens=1)
+    with pytest.raises(BadInput) as caught:
+        check(twice, model, hardware)
+    assert "[megamoe-cap-prefill]" in str(caught.value) and "[transfer-backend]" in str(caught.value)
+
+
+def test_releases_order_as_numbers() -> None:
+    assert release("0.5.9") < release("v0.5.14-cu130") < release("0.5.23")
+    with pytest.raises(BadInput, match="'nightly'"):
+        release("nightly")
