@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from engine_adapter.flag_table import DEFAULT_ENGINE_VERSION
 from engine_adapter.launch_export import launch_scripts
 from engine_adapter.recipe_files import load_text, recipe_to_yaml
 from engine_adapter.srt_export import srt_slurm_text
@@ -17,7 +18,6 @@ from search_spaces.hardware import Hardware
 from search_spaces.recipe import Frontend, Recipe
 from search_spaces.workload import Workload
 
-DEFAULT_ENGINE_VERSION = "0.5.15"
 Writer = Callable[[Recipe, str, Workload | None, Hardware], dict[str, str]]
 
 

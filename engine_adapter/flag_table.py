@@ -14,6 +14,7 @@ from typing import Literal
 Kind = Literal["int", "float", "str", "bool"]
 Role = Literal["prefill", "decode", "aggregated"]
 
+DEFAULT_ENGINE_VERSION = "0.5.15"
 NEW_FLAGS = (0, 5, 23)
 """First release read that dropped the 0.5.15 MegaMoE switches and `--cuda-graph-max-bs`."""
 

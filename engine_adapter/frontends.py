@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from engine_adapter.yaml_files import mapping
 from search_spaces.errors import BadInput
 from search_spaces.recipe import Frontend
 
@@ -69,8 +70,9 @@ def frontend_from_block(block: Mapping[str, Any], where: str) -> Frontend:
     if not isinstance(extra, int) or extra < 0:
         raise BadInput(f"{where}: frontend.num_additional_frontends={extra!r} must be 0 or more; raise it")
     many = block.get("enable_multiple_frontends", True)
-    args = {str(k): v for k, v in (block.get("args") or {}).items() if v is not None}
-    env = dict(block.get("env") or {})
+    args = mapping(block.get("args"), f"{where}: frontend.args")
+    args = {name: value for name, value in args.items() if value is not None}
+    env = mapping(block.get("env"), f"{where}: frontend.env")
     return Frontend.parse(
         {
             "kind": kind,

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from engine_adapter import model_names
-from engine_adapter.flag_table import BOOL_FLAGS, Role, canonical_name
+from engine_adapter.flag_table import BOOL_FLAGS, DEFAULT_ENGINE_VERSION, Role, canonical_name
 from engine_adapter.frontends import Policy, policy_of
 from engine_adapter.published import transfer_of
 from engine_adapter.sglang_flags import group_from_flags
 from engine_adapter.srt_slurm import LoadedRecipe
 from search_spaces.errors import BadInput
+from search_spaces.hardware import Hardware
+from search_spaces.model import ModelSpec
 from search_spaces.recipe import EngineGroup, Frontend, Recipe
 
 SERVER = re.compile(r"sglang\.launch_server|\bsglang serve\b|dynamo\.sglang\b")
@@ -76,22 +78,9 @@ def load_launch_script(
     found = model_names.platform(platform)
     paths = [command.model for command in script.servers]
     model = model_names.model_spec(paths)
-    groups: dict[Role, EngineGroup] = {}
     commands = _by_role(script.servers, where)
-    for role, command in commands.items():
-        try:
-            groups[role] = group_from_flags(
-                command.flags,
-                command.env,
-                role=role,
-                hardware=found,
-                model=model,
-                num_workers=max(1, script.workers.get(role, 1)),
-                engine_version=engine_version or header.get("engine") or "0.5.15",
-                expert_weights=model_names.expert_weights(paths),
-            )
-        except BadInput as error:
-            raise BadInput(f"{where}: {role} command: {error}") from None
+    version = engine_version or header.get("engine") or DEFAULT_ENGINE_VERSION
+    groups = _groups(commands, script, found, model, version, where)
     flags = {role: command.flags for role, command in commands.items()}
     numbers = re.findall(r"\d+", header.get("concurrencies", ""))
     recipe = Recipe.parse(
@@ -109,6 +98,33 @@ def load_launch_script(
         where,
     )
     return LoadedRecipe(recipe)
+
+
+def _groups(
+    commands: Mapping[Role, _Command],
+    script: _Script,
+    hardware: Hardware,
+    model: ModelSpec,
+    version: str,
+    where: str,
+) -> dict[Role, EngineGroup]:
+    """The group each role's command starts."""
+    groups: dict[Role, EngineGroup] = {}
+    for role, command in commands.items():
+        try:
+            groups[role] = group_from_flags(
+                command.flags,
+                command.env,
+                role=role,
+                hardware=hardware,
+                model=model,
+                num_workers=max(1, script.workers.get(role, 1)),
+                engine_version=version,
+                expert_weights=model_names.expert_weights([command.model]),
+            )
+        except BadInput as error:
+            raise BadInput(f"{where}: {role} command: {error}") from None
+    return groups
 
 
 def _read(text: str, where: str) -> _Script:

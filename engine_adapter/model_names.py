@@ -91,7 +91,8 @@ def stack_of(image: str, fallback_date: str = "") -> StackVersion:
     tagged = image.split("@")[0]
     date = _date_in(tagged)
     if date is None and DAY0_IMAGE.search(tagged):
-        return catalog_loader.stack("day0")
+        patched = "patched" in image
+        return catalog_loader.stack("day0+swa_tail_prealloc" if patched else "day0")
     release = re.search(r"\b[v:]?0\.5\.(\d+)", tagged)
     if date is None and release:
         patch = int(release[1])

@@ -156,6 +156,7 @@ def _workload(record: Mapping[str, Any]) -> Workload:
             "num_prompts": source.get("num_prompts"),
             "num_warmup": int(warmup[1]) if warmup else COOKBOOK_WARMUP if cookbook and ratio == 0 else None,
             "prompts": "chat" if source.get("chat_template") else "random",
+            "harness": "bench_serving" if cookbook else "inferencex",
         },
         "workload",
     )

@@ -117,16 +117,37 @@ def recipe_from_expert_record(record: Mapping[str, Any], concurrency: int | None
         BadInput: the record is a template, or the engine refuses it; names the record.
     """
     where = str(record.get("id", "record without id"))
-    source, served = record["source"], record["model"]
-    names = (served.get("served"), served.get("alias"))
-    image = str(served.get("container") or "")
+    names = (record["model"].get("served"), record["model"].get("alias"))
     hardware = model_names.platform(record["hardware"]["gpu"])
     model = model_names.model_spec(names)
+    groups, flags = _groups(record, concurrency, hardware, model, where)
+    return Recipe(
+        name=where,
+        model=model.name,
+        hardware=hardware.name,
+        transfer_backend=None if "aggregated" in groups else transfer_of(flags, where),
+        frontend=_frontend(record, where),
+        concurrencies=(concurrency,) if concurrency else dispatched(record),
+        source=_source(record["source"]),
+        launch=_launch(record),
+        aggregated=groups.get("aggregated"),
+        prefill=groups.get("prefill"),
+        decode=groups.get("decode"),
+    )
+
+
+def _groups(
+    record: Mapping[str, Any], concurrency: int | None, hardware: Hardware, model: ModelSpec, where: str
+) -> tuple[dict[Role, EngineGroup], dict[Role, dict[str, object]]]:
+    """Group and flags of each role a record has."""
+    source, served = record["source"], record["model"]
     weights: ExpertWeights | None = "nvfp4" if record["precision"] == "nvfp4" else None
-    if model_names.expert_weights(names[:1]) == "fp8":
+    if model_names.expert_weights([served.get("served")]) == "fp8":
         weights = "fp8"
+    image, date = str(served.get("container") or ""), str(source.get("introduced_date") or "")
     computed = _computed_flags(record, concurrency)
-    groups, flags = {}, {}
+    groups: dict[Role, EngineGroup] = {}
+    flags: dict[Role, dict[str, object]] = {}
     roles: tuple[Role, ...] = ("prefill", "decode", "aggregated")
     for name in roles:
         if record.get(name) is None:
@@ -139,23 +160,11 @@ def recipe_from_expert_record(record: Mapping[str, Any], concurrency: int | None
             env={**(record.get("global_env") or {}), **record[name].get("env", {})},
             hardware=hardware,
             model=model,
-            version=model_names.engine_version(image, str(source.get("introduced_date") or "")),
+            version=model_names.engine_version(image, date),
             weights=weights,
             where=where,
         )
-    return Recipe(
-        name=where,
-        model=model.name,
-        hardware=hardware.name,
-        transfer_backend=None if "aggregated" in groups else transfer_of(flags, where),
-        frontend=_frontend(record, where),
-        concurrencies=(concurrency,) if concurrency else dispatched(record),
-        source=_source(source),
-        launch=_launch(record),
-        aggregated=groups.get("aggregated"),
-        prefill=groups.get("prefill"),
-        decode=groups.get("decode"),
-    )
+    return groups, flags
 
 
 def recipes_from_expert_record(record: Mapping[str, Any]) -> list[Recipe]:

@@ -15,6 +15,7 @@ from engine_adapter import engine_defaults as defaults
 from engine_adapter.engine_defaults import ExpertWeights
 from engine_adapter.flag_table import (
     DEEPEP_CAP_ENV,
+    DEFAULT_ENGINE_VERSION,
     ENV_RULES,
     FLAG_RULES,
     FORCE_MISS_ENV,
@@ -124,7 +125,7 @@ def group_from_flags(
     hardware: Hardware,
     model: ModelSpec,
     num_workers: int = 1,
-    engine_version: str = "0.5.15",
+    engine_version: str = DEFAULT_ENGINE_VERSION,
     expert_weights: ExpertWeights | None = None,
 ) -> EngineGroup:
     """The group that one worker's SGLang command line starts.

@@ -15,7 +15,10 @@ from engine_adapter.flag_table import Role, canonical_name
 from engine_adapter.frontends import frontend_from_block
 from engine_adapter.published import transfer_of
 from engine_adapter.sglang_flags import group_from_flags
+from engine_adapter.yaml_files import mapping
 from search_spaces.errors import BadInput
+from search_spaces.hardware import Hardware
+from search_spaces.model import ModelSpec
 from search_spaces.recipe import EngineGroup, Recipe
 from search_spaces.workload import Workload
 
@@ -95,40 +98,13 @@ def load_srt(data: Mapping[str, Any], where: str, selector: str | None = None) -
 def load_plain(data: Mapping[str, Any], where: str, selector: str = "") -> LoadedRecipe:
     """One expanded recipe."""
     _check_keys(data, where)
-    model_block, resources = data["model"], data["resources"]
-    backend = data.get("backend") or {}
-    configs = backend.get("sglang_config") or {}
-    image = str(model_block["container"])
+    configs = mapping((data.get("backend") or {}).get("sglang_config"), f"{where}: backend.sglang_config")
+    roles = roles_of(configs, where)
     names = [str(c[k]) for c in configs.values() if c for k in c if canonical_name(k) == "served-model-name"]
-    names += [str(model_block["path"])]
-    hardware = model_names.platform(str(resources["gpu_type"]))
+    names += [str(data["model"]["path"])]
+    hardware = model_names.platform(str(data["resources"]["gpu_type"]))
     model = model_names.model_spec(names)
-    precision = str(model_block["precision"]).lower()
-    groups: dict[str, EngineGroup] = {}
-    for role in roles_of(configs, where):
-        workers, gpus = _workers(resources, role, where)
-        flags = {**configs[role]}
-        env = {**_strings(data.get("environment"), f"{where}: environment")}
-        env |= _strings(backend.get(f"{role}_environment"), f"{where}: backend.{role}_environment")
-        try:
-            group = group_from_flags(
-                flags,
-                env,
-                role=role,
-                hardware=hardware,
-                model=model,
-                num_workers=workers,
-                engine_version=model_names.engine_version(image),
-                expert_weights="nvfp4" if precision == "nvfp4" else model_names.expert_weights(names[:1]),
-            )
-        except BadInput as error:
-            raise BadInput(f"{where}: backend.sglang_config.{role}: {error}") from None
-        if group.num_gpus != gpus:
-            raise BadInput(
-                f"{where}: {role} tensor-parallel-size*pipeline-parallel-size={group.num_gpus} must equal "
-                f"resources.gpus_per_{PREFIX[role]}={gpus}; correct one"
-            )
-        groups[role] = group
+    groups = {role: _group(data, role, names, hardware, model, where) for role in roles}
     disaggregated = "decode" in groups
     workload, concurrencies = workload_from_srt(data, where)
     recipe = Recipe.parse(
@@ -146,6 +122,36 @@ def load_plain(data: Mapping[str, Any], where: str, selector: str = "") -> Loade
         where,
     )
     return LoadedRecipe(recipe, workload, selector)
+
+
+def _group(
+    data: Mapping[str, Any], role: Role, names: list[str], hardware: Hardware, model: ModelSpec, where: str
+) -> EngineGroup:
+    """One role: its flags, its environment and the workers `resources` gives it."""
+    backend = data["backend"]
+    workers, gpus = _workers(data["resources"], role, where)
+    env = _strings(data.get("environment"), f"{where}: environment")
+    env |= _strings(backend.get(f"{role}_environment"), f"{where}: backend.{role}_environment")
+    nvfp4 = str(data["model"]["precision"]).lower() == "nvfp4"
+    try:
+        group = group_from_flags(
+            backend["sglang_config"][role],
+            env,
+            role=role,
+            hardware=hardware,
+            model=model,
+            num_workers=workers,
+            engine_version=model_names.engine_version(str(data["model"]["container"])),
+            expert_weights="nvfp4" if nvfp4 else model_names.expert_weights(names[:1]),
+        )
+    except BadInput as error:
+        raise BadInput(f"{where}: backend.sglang_config.{role}: {error}") from None
+    if group.num_gpus != gpus:
+        raise BadInput(
+            f"{where}: {role} tensor-parallel-size*pipeline-parallel-size={group.num_gpus} must equal "
+            f"resources.gpus_per_{PREFIX[role]}={gpus}; correct one"
+        )
+    return group
 
 
 def roles_of(configs: Mapping[str, Any], where: str) -> tuple[Role, ...]:
@@ -222,6 +228,8 @@ def _workers(resources: Mapping[str, Any], role: Role, where: str) -> tuple[int,
     if workers < 1:
         raise BadInput(f"{where}: resources.{prefix}_workers={workers} must be at least 1; raise it")
     per_node = count("gpus_per_node", DEFAULT_GPUS_PER_NODE)
+    if per_node < 1:
+        raise BadInput(f"{where}: resources.gpus_per_node={per_node} must be at least 1; raise it")
     nodes = count(f"{prefix}_nodes")
     gpus = count(f"gpus_per_{prefix}", nodes * per_node // workers)
     whole = (
@@ -263,7 +271,7 @@ def _concurrencies(value: Any, where: str) -> tuple[int, ...]:
     items = value.split("x") if isinstance(value, str) else value
     try:
         found = tuple(int(item) for item in items)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = ()
     if not found or min(found) < 1:
         raise BadInput(
@@ -274,7 +282,7 @@ def _concurrencies(value: Any, where: str) -> tuple[int, ...]:
 
 def _launch(data: Mapping[str, Any], names: list[str]) -> dict[str, str]:
     """Facts an exporter writes back."""
-    dynamo, model = data.get("dynamo") or {}, data["model"]
+    dynamo, model = mapping(data.get("dynamo"), "dynamo"), data["model"]
     facts = {
         "model_path": model["path"],
         "served": names[0] if len(names) > 1 else None,

@@ -31,6 +31,15 @@ def read_text(path: str | Path) -> str:
         raise BadInput(f"{file}: byte {error.start} is not UTF-8; save it as UTF-8 text") from None
 
 
+def mapping(value: Any, where: str) -> dict[str, Any]:
+    """A block as a mapping; an absent one is empty, anything else raises `BadInput`."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise BadInput(f"{where}={value!r} must be a mapping; write its keys indented below it")
+    return {str(key): item for key, item in value.items()}
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """The document in `text`; a broken one raises `BadInput` with line and column."""
     try:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from search_spaces.base import Noun
 from search_spaces.errors import BadInput
 from search_spaces.hardware import Hardware
 from search_spaces.model import ModelSpec
-from search_spaces.stack import StackVersion
+from search_spaces.stack import StackVersion, Switch
 
 N = TypeVar("N", bound=Noun)
 
@@ -73,11 +74,24 @@ def model(name: str) -> ModelSpec:
 
 
 def stack(name: str) -> StackVersion:
-    """The stack called `name`; raises `BadInput` for an unknown one."""
-    found = all_stacks().get(name.lower())
+    """The stack called `name`, optionally with switches changed: `day0+swa_budget-mhc_fusion`.
+
+    Raises:
+        BadInput: an unknown stack or switch.
+    """
+    base, *changes = re.split(r"(?=[+-])", name.lower())
+    found = all_stacks().get(base)
     if found is None:
         raise BadInput(f"stack={name!r} is not in the catalog; choose one of {sorted(all_stacks())}")
-    return found
+    if not changes:
+        return found
+    known = get_args(Switch)
+    wrong = [c[1:] for c in changes if c[1:] not in known]
+    if wrong:
+        raise BadInput(f"stack={name!r} names unknown switches {wrong}; choose among {list(known)}")
+    return found.toggled(
+        on=tuple(s for s in known if f"+{s}" in changes), off=tuple(s for s in known if f"-{s}" in changes)
+    )
 
 
 def stack_on(date: str) -> StackVersion:

@@ -27,6 +27,8 @@ class Workload(Noun):
     """Measured requests; None means 10 x concurrency."""
     num_warmup: int | None = Field(default=None, ge=0)
     """Requests run and drained before measuring; None means 2 x concurrency."""
+    harness: Literal["inferencex", "bench_serving"] = "inferencex"
+    """Load generator: decides the pseudo-random lengths that it is known to draw."""
     prompts: Literal["random", "chat"] = "random"
     """`chat` wraps prompts in the chat template, which is what makes drafts acceptable."""
 

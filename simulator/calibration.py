@@ -61,11 +61,15 @@ class Calibration(Noun):
     """Unfused dispatch, GEMM and combine over MegaMoE (deepseek-ai/DeepGEMM#316 prints 1.5 to 1.96)."""
     mhc_unfused_ratio: float = Field(default=1.35, ge=1, le=2)
     """Hyper-connection time before fusion (sgl-project/sglang#24775 prints 1.24 to 1.45)."""
-    accept_chat: float = Field(default=0.75, ge=0.2, le=0.98)
+    unfused_layer_s: float = Field(default=15e-6, ge=0, le=1e-4)
+    """Extra time per layer and step before the compressor and norm kernels were fused."""
+    unfused_token_s: float = Field(default=0.1e-6, ge=0, le=1e-6)
+    """The same per token of a rank and layer."""
+    accept_chat: float = Field(default=0.92, ge=0.2, le=0.98)
     """Mean probability that a draft token is accepted when all before it were, chat prompts."""
-    accept_random: float = Field(default=0.70, ge=0.1, le=0.98)
+    accept_random: float = Field(default=0.80, ge=0.1, le=0.98)
     """The same for random prompts without the chat template."""
-    accept_decay: float = Field(default=0.95, ge=0.3, le=1)
+    accept_decay: float = Field(default=0.92, ge=0.3, le=1)
     """Factor on that probability per further draft position."""
     accept_spread: float = Field(default=8.0, ge=1, le=200)
     """Beta concentration of the acceptance probability between requests."""

@@ -198,7 +198,6 @@ def step_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, n
     role = classes.i[c, ROLE]
     if role == PREFILL:
         prefill_end(w, classes, groups, ranks, reqs, g, now)
-        prefill_begin(w, classes, groups, ranks, reqs, g, now)
     elif role == DECODE:
         for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
             decode_rank_end(w, classes, c, ranks, reqs, r, now)

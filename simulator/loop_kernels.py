@@ -386,16 +386,34 @@ def prefill_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: i
 
 @njit(cache=True)
 def prefill_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
-    """Finish a prefill worker's step: completed prompts start their hand-over."""
-    for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+    """Finish a prefill worker's step and start the next.
+
+    The overlapped scheduler launches the next batch before it looks at the results of this one, so the
+    hand-over of completed prompts starts one launch later whenever there is a next batch.
+    """
+    r0, n = groups.i[g, RANK0], groups.i[g, RANKS]
+    first = w.counters[DONE_HEAD]
+    w.counters[DONE_HEAD] = -1
+    for r in range(r0, r0 + n):
         while ranks.i[r, C_HEAD] >= 0:
             req = dequeue(ranks, reqs, r, C_HEAD, C_TAIL)
             ranks.f[r, Q_TOKENS] -= reqs.i[req, TAKE]
             if reqs.i[req, PROGRESS] < reqs.i[req, TARGET]:
                 enqueue_front(ranks, reqs, r, req)
             else:
-                reqs.t[req, PREFILL_END] = now
-                push(w, now + reqs.transfer_s[req], TRANSFERRED, req)
+                reqs.link[req] = w.counters[DONE_HEAD]
+                w.counters[DONE_HEAD] = req
+    req = w.counters[DONE_HEAD]
+    w.counters[DONE_HEAD] = first
+    prefill_begin(w, classes, groups, ranks, reqs, g, now)
+    lag = 0.0
+    if groups.i[g, STATE] == IN_PREFILL:
+        lag = min(classes.f[groups.i[g, CLASS], LAUNCH], groups.next_s[g] - now)
+    while req >= 0:
+        following = reqs.link[req]
+        reqs.t[req, PREFILL_END] = now
+        push(w, now + lag + reqs.transfer_s[req], TRANSFERRED, req)
+        req = following
 
 
 @njit(cache=True)

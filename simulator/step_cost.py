@@ -25,7 +25,7 @@ ROUTER_TOPK_S = 3e-6
 """Top-k of the router beside its GEMM (order of one small kernel; analytic)."""
 SHARED_OVERLAP_TOKENS = {True: 128, False: 64}
 """Largest token count at which the shared expert hides on a second stream inside a graph; key: SM >= 100."""
-RANK_COMPONENTS = ("attention", "mhc", "shared_expert", "router_and_norms", "attention_collective", "head")
+RANK_COMPONENTS = ("attention", "mhc", "shared_expert", "router_and_norms", "attention_collective", "head", "unfused_kernels")
 """Components that a rank pays for its own tokens; the rest is common to the group."""
 
 
@@ -130,6 +130,9 @@ def layer_cost(
         moved = tokens * model.hidden * BYTES_BF16
         cost.add("attention_collective", *kernels.allreduce_s(moved, group.attention_tp))
     cost.add("routed_experts", *moe)
+    if not scn.stack.has("kv_compression_v2"):
+        cal = scn.calibration
+        cost.add("unfused_kernels", cal.unfused_layer_s + cal.unfused_token_s * tokens, "fitted")
     return cost
 
 

@@ -39,6 +39,19 @@ WINDOW_S = 60.0
 
 
 @dataclass(frozen=True)
+class Relief:
+    """Factors on single resources, for asking what relaxing one of them would give."""
+
+    prefill_time: float = 1.0
+    decode_time: float = 1.0
+    swa_pool: float = 1.0
+    full_pool: float = 1.0
+    slots: float = 1.0
+    frontend_time: float = 1.0
+    transfer_time: float = 1.0
+
+
+@dataclass(frozen=True)
 class Setting:
     """Everything a run depends on."""
 
@@ -49,6 +62,7 @@ class Setting:
     stack: StackVersion
     calibration: Calibration
     seed: int = 0
+    relief: Relief = Relief()
 
     def scenario(self, group: EngineGroup) -> Scenario:
         """Cost scenario of one role."""
@@ -68,19 +82,37 @@ class Run:
     groups_per_role: list[int]
 
 
+HARNESS_SEED = {"inferencex": 0, "bench_serving": 42}
+"""Default seeds of the load generators, which draw lengths from NumPy's legacy generator."""
+
+
 def lengths(workload: Workload, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Input and output lengths of the measured requests, uniform as the harness draws them."""
-    rng = stream(seed, "lengths")
+    """Input and output lengths of the measured requests, uniform as the harness draws them.
+
+    Seed 0 replays the very numbers of a default run of that harness; others are fresh draws.
+    """
+    rng = np.random.RandomState(HARNESS_SEED[workload.harness] + seed)
     count = workload.measured_requests
     drawn = []
     for nominal in (workload.isl, workload.osl):
         low = max(1, int(nominal * workload.random_range_ratio))
-        drawn.append(rng.integers(low, nominal + 1, size=count))
+        drawn.append(rng.randint(low, nominal + 1, size=count).astype(np.int64))
     return drawn[0], drawn[1]
 
 
+def _relieved(budget: MemoryBudget, group: EngineGroup, relief: Relief) -> tuple[float, float, int, int]:
+    """Full tokens, window tokens, running limit and slots after relief."""
+    return (
+        budget.full_tokens * relief.full_pool,
+        budget.swa_tokens * relief.swa_pool,
+        int(min(group.max_running_per_rank, budget.slots) * relief.slots),
+        int(budget.slots * relief.slots),
+    )
+
+
 def _class_rows(setting: Setting, role: str, group: EngineGroup, budget: MemoryBudget) -> tuple[list[int], list[float]]:
-    host = setting.scenario(group).host
+    host, relief = setting.scenario(group).host, setting.relief
+    full, swa, running, slots = _relieved(budget, group, relief)
     balance = 1 if group.load_balance in ("total_requests", "total_tokens") else 0
     speculative = group.mtp is not None
     ints = [0] * ls.NUM_CLASS_INTS
@@ -88,8 +120,8 @@ def _class_rows(setting: Setting, role: str, group: EngineGroup, budget: MemoryB
         ls.ROLE: ROLE_CODES[role],
         ls.CHUNK: group.chunk_tokens_per_rank,
         ls.MAX_PREFILL: group.max_prefill_tokens,
-        ls.MAX_RUNNING: min(group.max_running_per_rank, budget.slots),
-        ls.SLOTS: budget.slots,
+        ls.MAX_RUNNING: running,
+        ls.SLOTS: slots,
         ls.POLL: group.decode_polling_interval,
         ls.RESERVE: group.reserved_decode_tokens,
         ls.DRAFT: group.draft_tokens,
@@ -111,20 +143,20 @@ def _class_rows(setting: Setting, role: str, group: EngineGroup, budget: MemoryB
         launch /= 4
     floats = [0.0] * ls.NUM_CLASS_FLOATS
     for column, quantity in {
-        ls.FULL: budget.full_tokens,
-        ls.SWA: budget.swa_tokens,
+        ls.FULL: full,
+        ls.SWA: swa,
         ls.RATIO_INIT: 0.7 * group.schedule_conservativeness * (0.3 if group.attention_dp > 1 else 1.0),
-        ls.GAP: host.step_gap_s,
-        ls.SEQ_EXPOSED: host.decode_exposed_sequence_s,
-        ls.HOST_BASE: host.decode_base_s,
-        ls.HOST_SEQ: host.decode_sequence_s,
-        ls.EAGER: setting.model.num_layers * host.decode_eager_layer_s,
-        ls.EXTEND: host.draft_extend_s
+        ls.GAP: host.step_gap_s * relief.decode_time,
+        ls.SEQ_EXPOSED: host.decode_exposed_sequence_s * relief.decode_time,
+        ls.HOST_BASE: host.decode_base_s * relief.decode_time,
+        ls.HOST_SEQ: host.decode_sequence_s * relief.decode_time,
+        ls.EAGER: setting.model.num_layers * host.decode_eager_layer_s * relief.decode_time,
+        ls.EXTEND: host.draft_extend_s * relief.decode_time
         if speculative and not setting.stack.has("draft_extend_graph")
         else 0.0,
-        ls.LAUNCH: launch,
+        ls.LAUNCH: launch * relief.prefill_time,
         ls.EXPOSED: host.prefill_exposed_fraction,
-        ls.PREFILL_BASE: host.prefill_base_s,
+        ls.PREFILL_BASE: host.prefill_base_s * relief.prefill_time,
     }.items():
         floats[column] = float(quantity)
     return ints, floats
@@ -151,10 +183,10 @@ def _classes(setting: Setting) -> tuple[ls.Classes, list[str], list[MemoryBudget
     classes = ls.Classes(
         i=np.array(ints, dtype=np.int64),
         f=np.array(floats),
-        decode_rank=np.stack([r[0].rank for r in rows]),
-        decode_group=np.stack([r[0].group for r in rows]),
-        prefill_rank=np.stack([r[1].rank for r in rows]),
-        prefill_group=np.stack([r[1].group for r in rows]),
+        decode_rank=np.stack([r[0].rank for r in rows]) * setting.relief.decode_time,
+        decode_group=np.stack([r[0].group for r in rows]) * setting.relief.decode_time,
+        prefill_rank=np.stack([r[1].rank for r in rows]) * setting.relief.prefill_time,
+        prefill_group=np.stack([r[1].group for r in rows]) * setting.relief.prefill_time,
         bucket=np.stack([r[2] for r in rows]).astype(np.int64),
     )
     return classes, roles, budgets
@@ -201,7 +233,7 @@ def _transfer_seconds(setting: Setting, isl: NDArray[np.int64]) -> NDArray[np.fl
     one_domain = setting.recipe.num_gpus <= hw.nvlink_domain_gpus and hw.nvlink_domain_gpus > hw.gpus_per_node
     link = hw.nvlink_bytes_per_s if one_domain else hw.nic_bytes_per_s
     seconds = setting.calibration.transfer_latency_s + size / (link * setting.calibration.transfer_efficiency)
-    found: NDArray[np.float64] = seconds[inverse]
+    found: NDArray[np.float64] = seconds[inverse] * setting.relief.transfer_time
     return found
 
 
@@ -252,8 +284,8 @@ def _world(setting: Setting, num_classes: int, groups_of: NDArray[np.int64]) -> 
     counters[ls.P_POLICY] = POLICY_CODES[recipe.frontend.policy]
     counters[ls.ROOMS] = 0 if setting.stack.has("aligned_bootstrap_rooms") else 1
     clock = np.zeros(ls.NUM_CLOCKS)
-    clock[ls.FRONT_REQUEST] = host.frontend_request_s
-    clock[ls.FRONT_TOKEN] = host.frontend_token_s
+    clock[ls.FRONT_REQUEST] = host.frontend_request_s * setting.relief.frontend_time
+    clock[ls.FRONT_TOKEN] = host.frontend_token_s * setting.relief.frontend_time
     clock[ls.FRONT_LATENCY] = host.request_latency_s
     processes = max(recipe.frontend.router_processes, recipe.serving.tokenizer_workers)
     return ls.World(

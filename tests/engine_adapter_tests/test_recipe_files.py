@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import yaml
 
@@ -14,7 +16,7 @@ from tests.engine_adapter_tests.paths import MTP, NO_MTP
 
 def test_public_recipe_by_hand():
     """The published 10p1d file, field by field."""
-    loaded = load_recipe(NO_MTP)
+    loaded: Any = load_recipe(NO_MTP)
     recipe, decode = loaded.recipe, loaded.recipe.decode
     assert (recipe.topology, recipe.num_gpus) == ("10P1D-DEP4-DEP32", 72)
     assert (recipe.hardware, recipe.transfer_backend) == ("gb300", "mooncake")
@@ -29,9 +31,10 @@ def test_public_recipe_by_hand():
 
 
 def test_mtp_recipe_drafts_on_the_decode_side_alone():
-    recipe = load_recipe(MTP).recipe
+    loaded: Any = load_recipe(MTP)
+    recipe = loaded.recipe
     assert recipe.topology == "4P1D-DEP4-DEP8-MTP3" and recipe.prefill.mtp is None
-    assert load_recipe(MTP).workload.prompts == "chat"
+    assert loaded.workload.prompts == "chat"
     assert not recipe.decode.local_graph_buckets
 
 
@@ -199,7 +202,7 @@ sglang serve deepseek-ai/DeepSeek-V4-Pro --tp $TP --moe-runner-backend flashinfe
 def test_two_commands_make_a_disaggregated_recipe(tmp_path):
     path = tmp_path / "run.sh"
     path.write_text(COMMANDS)
-    recipe = load_recipe(path, hardware="gb300").recipe
+    recipe: Any = load_recipe(path, hardware="gb300").recipe
     assert recipe.topology == "1P1D-DEP4-TP8" and recipe.decode.mem_fraction_static == 0.9
     assert recipe.prefill.megamoe_cap_tokens == 9216 and not recipe.prefill.radix_cache
     assert recipe.decode.megamoe_cap_tokens is None and recipe.frontend.kind == "none"

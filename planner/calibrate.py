@@ -1,0 +1,228 @@
+"""Fit the few physical parameters of the cost model to measured points.
+
+Bounded parameters are fitted in logit space with Gaussian priors at their defaults and a robust loss on
+log errors, so that one wrong point cannot pull a parameter out of its physical range.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from annotated_types import Ge, Gt, Le
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from search_spaces import catalog_loader
+from search_spaces.errors import Infeasible
+from search_spaces.records import MeasuredPoint
+from simulator.calibration import Calibration, HostCosts
+from simulator.simulate import metrics_of
+from simulator.world import Setting, run
+
+Floats = NDArray[np.float64]
+
+HOST_PARAMETERS = (
+    "prefill_base_s",
+    "prefill_layer_s",
+    "prefill_exposed_fraction",
+    "decode_base_s",
+    "decode_exposed_sequence_s",
+    "draft_extend_s",
+    "request_latency_s",
+)
+SHARED_PARAMETERS = (
+    "kernel_slowdown",
+    "routing_alpha",
+    "fp4_moe_ratio",
+    "unfused_moe_ratio",
+    "unfused_layer_s",
+    "unfused_token_s",
+    "accept_chat",
+    "accept_random",
+    "accept_decay",
+    "accept_spread",
+)
+METRIC_SIGMA = {
+    "total_tokens_per_s_per_gpu": 0.05,
+    "median_tpot_ms": 0.05,
+    "mean_tpot_ms": 0.06,
+    "median_ttft_ms": 0.20,
+    "mean_ttft_ms": 0.20,
+}
+"""Relative error at which each metric weighs one."""
+TRUST_SIGMA = {"A": 1.0, "B": 1.6, "C": 1.2, "D": 4.0, "X": np.inf}
+"""Factor on that error by trust of the source."""
+PRIOR_WEIGHT = 0.3
+"""Pull of a prior per logit unit; small against one well-measured point."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One fitted quantity."""
+
+    name: str
+    host: str | None
+    low: float
+    high: float
+    prior: float
+
+    def to_free(self, value: float) -> float:
+        """Physical value to an unbounded number."""
+        share = np.clip((value - self.low) / (self.high - self.low), 1e-4, 1 - 1e-4)
+        return float(np.log(share / (1 - share)))
+
+    def to_physical(self, free: float) -> float:
+        """Unbounded number to a value within bounds."""
+        return self.low + (self.high - self.low) / (1 + float(np.exp(-free)))
+
+
+def parameters(hosts: Sequence[str]) -> list[Parameter]:
+    """All fitted quantities, with bounds and priors from the calibration type itself."""
+    found = []
+    for host in hosts:
+        found += [_parameter(HostCosts, name, host) for name in HOST_PARAMETERS]
+    return found + [_parameter(Calibration, name, None) for name in SHARED_PARAMETERS]
+
+
+def _parameter(kind: type[Calibration] | type[HostCosts], name: str, host: str | None) -> Parameter:
+    field = kind.model_fields[name]
+    low = next(float(m.ge if isinstance(m, Ge) else m.gt) for m in field.metadata if isinstance(m, Ge | Gt))  # type: ignore[arg-type]
+    high = next(float(m.le) for m in field.metadata if isinstance(m, Le))  # type: ignore[arg-type]
+    return Parameter(name, host, low, high, float(field.default))
+
+
+def build(params: Sequence[Parameter], free: Floats, name: str = "fit") -> Calibration:
+    """Calibration with these values; the rest keeps its defaults."""
+    shared: dict[str, float] = {}
+    hosts: dict[str, dict[str, float]] = {}
+    for param, value in zip(params, free, strict=True):
+        target = shared if param.host is None else hosts.setdefault(param.host, {})
+        target[param.name] = param.to_physical(float(value))
+    return Calibration(name=name, hosts={h: HostCosts(**v) for h, v in hosts.items()}, **shared)  # type: ignore[arg-type]
+
+
+def setting_of(point: MeasuredPoint, calibration: Calibration) -> Setting:
+    """What to simulate for a measured point."""
+    assert point.recipe is not None and point.workload is not None
+    return Setting(
+        point.recipe,
+        point.workload,
+        catalog_loader.model(point.recipe.model),
+        catalog_loader.hardware(point.recipe.hardware),
+        catalog_loader.stack(point.stack),
+        calibration,
+    )
+
+
+def residuals(points: Sequence[MeasuredPoint], calibration: Calibration) -> Floats:
+    """Weighted log errors of all metrics of all points; a point that does not fit counts as a factor of two."""
+    found: list[float] = []
+    seen: dict[tuple[object, ...], dict[str, float] | None] = {}
+    for point in points:
+        assert point.recipe is not None
+        key = (point.recipe.digest, point.workload, point.stack)
+        if key not in seen:
+            try:
+                seen[key] = metrics_of(run(setting_of(point, calibration)))
+            except Infeasible:
+                seen[key] = None
+        predicted = seen[key]
+        for metric, sigma in METRIC_SIGMA.items():
+            if metric in point.measured:
+                error = 2.0 if predicted is None else predicted[metric] / point.measured[metric]
+                found.append(float(np.log(max(error, 1e-6))) / (sigma * TRUST_SIGMA[point.trust]))
+    return np.array(found)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A calibration, how certain each parameter is, and what it was fitted to."""
+
+    calibration: Calibration
+    free: Floats
+    covariance: Floats
+    """Of the unbounded numbers."""
+    cost: float
+
+
+_POINTS: list[MeasuredPoint] = []
+
+
+def _start(points: list[MeasuredPoint]) -> None:
+    _POINTS[:] = points
+
+
+def _evaluate(task: tuple[list[Parameter], Floats]) -> Floats:
+    return residuals(_POINTS, build(*task))
+
+
+def fit(
+    points: Sequence[MeasuredPoint], workers: int = 2, rounds: int = 6,
+    on_round: Callable[[int, float], None] | None = None, step: float = 0.15,
+) -> Fit:
+    """Robust Gauss-Newton over the usable points, derivatives in parallel.
+
+    Args:
+        points: measured points; refused ones are skipped.
+        workers: processes.
+        rounds: derivative evaluations at most.
+        on_round: called with round and cost.
+        step: finite difference in unbounded units; wide, since simulations are stochastic step functions.
+    """
+    usable = [p for p in points if p.usable]
+    hosts = sorted({catalog_loader.hardware(p.hardware).host_cpu for p in usable})
+    params = parameters(hosts)
+    prior = np.array([p.to_free(p.prior) for p in params])
+    count = [0]
+    with ProcessPoolExecutor(workers, initializer=_start, initargs=(usable,)) as pool:
+
+        def value(free: Floats) -> Floats:
+            (data,) = pool.map(_evaluate, [(params, free)])
+            return np.concatenate([data, (free - prior) * PRIOR_WEIGHT])
+
+        def slope(free: Floats) -> Floats:
+            tasks = []
+            for column in range(len(free)):
+                for sign in (1, -1):
+                    moved = free.copy()
+                    moved[column] += sign * step
+                    tasks.append((params, moved))
+            data = list(pool.map(_evaluate, tasks))
+            columns = [(data[2 * j] - data[2 * j + 1]) / (2 * step) for j in range(len(free))]
+            count[0] += 1
+            if on_round is not None:
+                on_round(count[0], float(np.median(np.abs(data[0]))))
+            return np.concatenate([np.stack(columns, axis=1), np.eye(len(free)) * PRIOR_WEIGHT])
+
+        found = least_squares(value, prior, jac=slope, loss="soft_l1", max_nfev=rounds, x_scale=1.0)
+    information = found.jac.T @ found.jac
+    covariance = np.linalg.pinv(information)
+    ids = hashlib.sha256("\n".join(sorted(p.id for p in usable)).encode()).hexdigest()[:12]
+    calibration = build(params, found.x, "default").model_copy(
+        update={"data": f"{len(usable)} published points, sha256 of ids {ids}"}
+    )
+    return Fit(calibration, found.x, covariance, float(found.cost))
+
+
+@cache
+def _decimals() -> int:
+    return 9
+
+
+def calibration_json(calibration: Calibration) -> str:
+    """The file form, rounded to what a fit can tell."""
+
+    def rounded(value: object) -> object:
+        if isinstance(value, float):
+            return float(f"{value:.4g}")
+        if isinstance(value, dict):
+            return {k: rounded(v) for k, v in value.items()}
+        return value
+
+    return json.dumps(rounded(calibration.model_dump()), indent=1) + "\n"

@@ -1,0 +1,243 @@
+"""Predict one recipe under one workload, and say what limits it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from search_spaces.base import Noun
+from simulator import loop_state as ls
+from simulator.ceiling import ceiling
+from simulator.memory import MemoryBudget
+from simulator.metrics import serving_metrics
+from simulator.step_cost import Scenario, StepCost, decode_cost, prefill_cost
+from simulator.world import Relief, Run, Setting, run
+
+RELIEF = {
+    "prefill compute": Relief(prefill_time=1 / 1.1),
+    "decode step time": Relief(decode_time=1 / 1.1),
+    "window (SWA) pool": Relief(swa_pool=1.1),
+    "full KV pool": Relief(full_pool=1.1),
+    "request slots": Relief(slots=1.1),
+    "frontend": Relief(frontend_time=1 / 1.1),
+    "KV transfer": Relief(transfer_time=1 / 1.1),
+}
+"""Each resource, ten per cent larger or faster."""
+STAGES = (
+    ("frontend", ls.SEND, ls.ARRIVE),
+    ("admission", ls.ARRIVE, ls.GRANT),
+    ("prefill queue", ls.GRANT, ls.PREFILL_START),
+    ("prefill", ls.PREFILL_START, ls.PREFILL_END),
+    ("transfer", ls.PREFILL_END, ls.READY),
+    ("hand-over wait", ls.READY, ls.FIRST),
+    ("decode", ls.FIRST, ls.DONE),
+)
+
+
+class RoleUse(Noun):
+    """How busy one role was, and what it waited for. Shares are of the run's duration."""
+
+    role: str
+    prefill_busy_fraction: float
+    decode_busy_fraction: float
+    mean_batch_per_rank: float
+    largest_batch_per_rank: float
+    """Mean over steps of the largest rank's batch."""
+    mean_context_tokens: float
+    mean_prefill_tokens_per_rank: float
+    idle_rank_fraction: float
+    """Ranks without prompt tokens in prefill steps."""
+    blocked_fraction: dict[str, float]
+    """Share of rank-time in which the head of the queue waited for this."""
+    retractions: int
+    swa_overflows: int
+    """Decode iterations of a rank that needed more window pages than there are."""
+
+
+class Prediction(Noun):
+    """What a recipe is predicted to give; times in milliseconds, throughput per GPU of all GPUs."""
+
+    recipe: str
+    concurrency: int
+    num_gpus: int
+    metrics: dict[str, float]
+    limit: str
+    """The resource whose relief by a tenth would give the most, or that is saturated."""
+    stages_ms: dict[str, float]
+    """Mean time of a request in each stage."""
+    roles: list[RoleUse]
+    warnings: list[str]
+    gains: dict[str, float]
+    """Share of throughput gained by relieving one resource by a tenth, where it was asked for."""
+    breakdown: dict[str, dict[str, dict[str, float | str]]]
+    """Role and step kind to component to seconds and source, at the run's mean step."""
+    ceiling_fraction: float
+    """Throughput over the physical ceiling of the platform."""
+    ceiling_split: dict[str, float]
+    decode_steps: int
+    rank_steps: int
+    wall_s: float
+    """Processor time this simulation took."""
+
+
+def _role_use(done: Run, index: int) -> RoleUse:
+    totals, role = done.totals[index], done.roles[index]
+    group = done.setting.recipe.groups[role]
+    span = done.end_s * done.groups_per_role[index]
+    steps = max(totals[ls.STEPS_DECODE], 1.0)
+    prefills = max(totals[ls.STEPS_PREFILL], 1.0)
+    mixed = totals[ls.BUSY_MIXED]
+    return RoleUse(
+        role=role,
+        prefill_busy_fraction=float((totals[ls.BUSY_PREFILL] + mixed) / span),
+        decode_busy_fraction=float(totals[ls.BUSY_DECODE] / span),
+        mean_batch_per_rank=float(totals[ls.BATCH_SUM] / steps / group.attention_dp),
+        largest_batch_per_rank=float(totals[ls.RANK_MAX_SUM] / steps),
+        mean_context_tokens=float(totals[ls.CONTEXT_SUM] / max(totals[ls.BATCH_SUM], 1.0)),
+        mean_prefill_tokens_per_rank=float(totals[ls.TOKENS_PREFILL] / prefills / group.attention_dp),
+        idle_rank_fraction=float(totals[ls.IDLE_RANK_STEPS] / prefills / group.attention_dp),
+        blocked_fraction={
+            "request slots": float(totals[ls.BLOCKED_SLOTS] / span),
+            "full KV pool": float(totals[ls.BLOCKED_FULL] / span),
+            "window (SWA) pool": float(totals[ls.BLOCKED_SWA] / span),
+        },
+        retractions=int(totals[ls.RETRACTIONS]),
+        swa_overflows=int(totals[ls.OVERFLOWS]),
+    )
+
+
+def _stages(done: Run) -> dict[str, float]:
+    times = done.reqs.t.copy()
+    if not done.setting.recipe.is_disaggregated:
+        times[:, ls.GRANT] = times[:, ls.ARRIVE]
+        times[:, ls.READY] = times[:, ls.PREFILL_END]
+    return {
+        name: float(np.mean(times[:, end] - times[:, begin])) * 1e3  # noqa: E501
+        for name, begin, end in STAGES
+    }
+
+
+def _saturated(roles: list[RoleUse], stages: dict[str, float]) -> str:
+    """The limit as occupancy shows it: what is full comes before what is busy."""
+    for use in roles:
+        cause, share = max(use.blocked_fraction.items(), key=lambda item: item[1])
+        if share > 0.5:
+            return cause
+    prefill = next((u for u in roles if u.role == "prefill"), None)
+    if prefill is not None:
+        if prefill.prefill_busy_fraction > 0.9:
+            return "prefill compute"
+        waits = {
+            "frontend": stages["frontend"],
+            "KV transfer": stages["transfer"],
+            "prefill compute": stages["prefill queue"] + stages["prefill"],
+            "decode step time": stages["decode"],
+        }
+        return max(waits, key=lambda name: waits[name])
+    use = roles[0]
+    return "prefill compute" if use.prefill_busy_fraction > use.decode_busy_fraction else "decode step time"
+
+
+def _warnings(done: Run, roles: list[RoleUse]) -> list[str]:
+    found = []
+    crash = not done.setting.stack.has("swa_evict_per_request")
+    for use in roles:
+        if use.swa_overflows and use.role == "decode":
+            effect = "this engine version crashes on the retraction" if crash else "requests are retracted"
+            found.append(
+                f"decode: window pool exceeded in {use.swa_overflows} rank iterations; {effect}; "
+                "raise swa_full_tokens_ratio or lower max_running_per_rank"
+            )
+        if use.retractions:
+            found.append(f"{use.role}: {use.retractions} retractions; lower max_running_per_rank or raise memory")
+    return found
+
+
+def _described(cost: StepCost) -> dict[str, dict[str, float | str]]:
+    return {
+        name: {"seconds": float(np.ravel(value)[0]), "source": cost.sources[name]}
+        for name, value in cost.seconds.items()
+    }
+
+
+def _breakdown(setting: Setting, roles: list[RoleUse]) -> dict[str, dict[str, dict[str, float | str]]]:
+    found = {}
+    for use in roles:
+        scn: Scenario = setting.scenario(setting.recipe.groups[use.role])
+        if use.mean_prefill_tokens_per_rank > 0:
+            tokens = np.array([use.mean_prefill_tokens_per_rank])
+            found[f"{use.role} prefill step"] = _described(
+                prefill_cost(scn, tokens, setting.workload.mean_isl / 2)
+            )
+        if use.mean_batch_per_rank > 0:
+            batch = np.array([max(use.mean_batch_per_rank, 1.0)])
+            found[f"{use.role} decode step"] = _described(decode_cost(scn, batch, use.mean_context_tokens))
+    return found
+
+
+def budgets(done: Run) -> dict[str, MemoryBudget]:
+    """Memory budget of each role of a run."""
+    return dict(zip(done.roles, done.budgets, strict=True))
+
+
+def predict(
+    setting: Setting, explain: bool = False, on_progress: Callable[[float], None] | None = None
+) -> Prediction:
+    """Simulate a setting.
+
+    Args:
+        setting: recipe, workload, model, platform, stack, calibration and seed.
+        explain: also rerun with each resource relieved by a tenth, and break steps into components.
+        on_progress: called with the completed share.
+
+    Raises:
+        Infeasible: the recipe does not fit or can never admit a request.
+    """
+    begun = time.process_time()
+    done = run(setting, on_progress)
+    metrics = metrics_of(done)
+    roles = [_role_use(done, index) for index in range(len(done.roles))]
+    stages = _stages(done)
+    limit, gains = _saturated(roles, stages), {}
+    if explain:
+        base = metrics["total_tokens_per_s_per_gpu"]
+        for name, relief in RELIEF.items():
+            other = metrics_of(run(replace(setting, relief=relief)))
+            gains[name] = other["total_tokens_per_s_per_gpu"] / base - 1
+        best = max(gains, key=lambda name: gains[name])
+        limit = best if gains[best] > 0.01 else limit
+    top = ceiling(setting.model, setting.hardware, setting.workload)
+    highest = top.pop("total_tokens_per_s_per_gpu")
+    return Prediction(
+        recipe=setting.recipe.name,
+        concurrency=setting.workload.concurrency,
+        num_gpus=setting.recipe.num_gpus,
+        metrics=metrics,
+        limit=limit,
+        stages_ms=stages,
+        roles=roles,
+        warnings=_warnings(done, roles),
+        gains=gains,
+        breakdown=_breakdown(setting, roles) if explain else {},
+        ceiling_fraction=metrics["total_tokens_per_s_per_gpu"] / highest,
+        ceiling_split={name.removeprefix("share: "): share for name, share in top.items()},
+        decode_steps=int(done.totals[:, ls.STEPS_DECODE].sum()),
+        rank_steps=int(done.totals[:, ls.RANK_STEPS].sum()),
+        wall_s=time.process_time() - begun,
+    )
+
+
+def metrics_of(done: Run) -> dict[str, float]:
+    """Serving metrics of a run."""
+    reqs = done.reqs
+    return serving_metrics(
+        reqs.i[:, ls.ISL],
+        reqs.i[:, ls.OSL],
+        reqs.t[:, ls.SEND],
+        reqs.t[:, ls.FIRST],
+        reqs.t[:, ls.DONE],
+        done.setting.recipe.num_gpus,
+    )
