@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
@@ -163,8 +162,11 @@ def _evaluate(task: tuple[list[Parameter], Floats]) -> Floats:
 
 
 def fit(
-    points: Sequence[MeasuredPoint], workers: int = 2, rounds: int = 6,
-    on_round: Callable[[int, float], None] | None = None, step: float = 0.15,
+    points: Sequence[MeasuredPoint],
+    workers: int = 2,
+    rounds: int = 6,
+    on_round: Callable[[int, float], None] | None = None,
+    step: float = 0.25,
 ) -> Fit:
     """Robust Gauss-Newton over the usable points, derivatives in parallel.
 
@@ -187,17 +189,12 @@ def fit(
             return np.concatenate([data, (free - prior) * PRIOR_WEIGHT])
 
         def slope(free: Floats) -> Floats:
-            tasks = []
-            for column in range(len(free)):
-                for sign in (1, -1):
-                    moved = free.copy()
-                    moved[column] += sign * step
-                    tasks.append((params, moved))
-            data = list(pool.map(_evaluate, tasks))
-            columns = [(data[2 * j] - data[2 * j + 1]) / (2 * step) for j in range(len(free))]
+            moved = free + step * np.eye(len(free))
+            base, *data = pool.map(_evaluate, [(params, x) for x in (free, *moved)])
+            columns = [(column - base) / step for column in data]
             count[0] += 1
             if on_round is not None:
-                on_round(count[0], float(np.median(np.abs(data[0]))))
+                on_round(count[0], float(np.median(np.abs(base))))
             return np.concatenate([np.stack(columns, axis=1), np.eye(len(free)) * PRIOR_WEIGHT])
 
         found = least_squares(value, prior, jac=slope, loss="soft_l1", max_nfev=rounds, x_scale=1.0)
@@ -208,11 +205,6 @@ def fit(
         update={"data": f"{len(usable)} published points, sha256 of ids {ids}"}
     )
     return Fit(calibration, found.x, covariance, float(found.cost))
-
-
-@cache
-def _decimals() -> int:
-    return 9
 
 
 def calibration_json(calibration: Calibration) -> str:

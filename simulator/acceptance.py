@@ -6,6 +6,8 @@ between requests (Beta), which is what separates mean from median TPOT in publis
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,8 +38,14 @@ def mean_length(calibration: Calibration, stack: StackVersion, workload: Workloa
     """Harmonic-mean tokens per step over requests: output tokens over verify steps in a long run."""
     if mtp is None:
         return 1.0
-    p = np.random.default_rng(0).beta(*_beta(mean_accept(calibration, stack, workload), calibration), size=4096)
-    return float(1.0 / np.mean(1.0 / tokens_per_step(p, calibration.accept_decay, mtp.num_steps)))
+    mean = mean_accept(calibration, stack, workload)
+    return _mean_length(*_beta(mean, calibration), calibration.accept_decay, mtp.num_steps)
+
+
+@lru_cache(maxsize=1024)
+def _mean_length(a: float, b: float, decay: float, num_steps: int) -> float:
+    p = np.random.default_rng(0).beta(a, b, size=4096)
+    return float(1.0 / np.mean(1.0 / tokens_per_step(p, decay, num_steps)))
 
 
 def _beta(mean: float, calibration: Calibration) -> tuple[float, float]:

@@ -21,7 +21,8 @@ from simulator.loop_kernels import (
     decode_wall,
     dequeue,
     enqueue_front,
-    form_prefill,
+    form_prefills,
+    num_running,
     look_1d,
     look_2d,
     may_prefill,
@@ -33,12 +34,12 @@ from simulator.loop_kernels import (
     swa_held,
     transferred,
 )
-from simulator.loop_state import *  # noqa: F403  (column numbers are the vocabulary of this module)
+from simulator.loop_state import *
 
 RUNNING_ON, FINISHED, STUCK = 0, 1, 2
 
 
-@njit(cache=True)
+@inner
 def retract(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int) -> None:
     """Send the running request with the fewest output tokens back to the waiting queue."""
     victim, cell_of, before = -1, -1, -1
@@ -78,7 +79,7 @@ def retract(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int) -> None
     w.totals[c, RETRACTIONS] += 1
 
 
-@njit(cache=True)
+@inner
 def held_back(classes: Any, c: int, groups: Any, ranks: Any, reqs: Any, g: int) -> bool:
     """Whether this pass must not prefill: the delayer, or the decode rounds owed after a prefill."""
     able, running = 0, 0
@@ -101,24 +102,17 @@ def held_back(classes: Any, c: int, groups: Any, ranks: Any, reqs: Any, g: int) 
     return False
 
 
-@njit(cache=True)
+@inner
 def aggregated_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
     """Start the next step of a worker that does both: prefill wherever anything is admissible."""
     c, r0, n = groups.i[g, CLASS], groups.i[g, RANK0], groups.i[g, RANKS]
-    total, slowest, busy, running = 0, 0.0, 0, 0
-    if not held_back(classes, c, groups, ranks, reqs, g):
-        for r in range(r0, r0 + n):
-            tokens = form_prefill(classes, c, ranks, reqs, r, now)
-            if tokens > 0:
-                total += tokens
-                busy += 1
-                slowest = max(slowest, look_2d(classes.prefill_rank[c], tokens, ranks.f[r, C_CONTEXT]))
-    for r in range(r0, r0 + n):
-        running += ranks.i[r, RUNNING] + ranks.i[r, LINGER]
     groups.begun_s[g] = now
-    if total > 0:
-        begin_mixed(w, classes, groups, ranks, g, now, total, slowest, busy)
-        return
+    if not held_back(classes, c, groups, ranks, reqs, g):
+        total, slowest, busy = form_prefills(classes, groups, ranks, reqs, g, now)
+        if total > 0:
+            begin_mixed(w, classes, groups, ranks, g, now, total, slowest, busy)
+            return
+    running = num_running(groups, ranks, g)
     if running == 0:
         groups.i[g, STATE] = IDLE
         groups.next_s[g] = INFINITY
@@ -137,7 +131,7 @@ def aggregated_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g
     account_decode(w, groups, ranks, g, c, wall, running, largest)
 
 
-@njit(cache=True)
+@inner
 def begin_mixed(
     w: Any, classes: Any, groups: Any, ranks: Any, g: int, now: float, total: int, slowest: float, busy: int
 ) -> None:
@@ -162,7 +156,7 @@ def begin_mixed(
     w.totals[c, IDLE_RANK_STEPS] += n - busy
 
 
-@njit(cache=True)
+@inner
 def aggregated_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
     """Finish a step of a worker that does both."""
     c, state = groups.i[g, CLASS], groups.i[g, STATE]
@@ -191,7 +185,7 @@ def aggregated_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: 
         ranks.i[r, C_TOKENS] = 0
 
 
-@njit(cache=True)
+@inner
 def step_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
     """A group's step is over; start its next."""
     c = groups.i[g, CLASS]
@@ -207,15 +201,22 @@ def step_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, n
         aggregated_begin(w, classes, groups, ranks, reqs, g, now)
 
 
+@inner
+def earliest(groups: Any) -> int:
+    """The worker whose step ends first."""
+    first = 0
+    for g in range(1, len(groups.next_s)):
+        if groups.next_s[g] < groups.next_s[first]:
+            first = g
+    return first
+
+
 @njit(cache=True)
 def advance(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, until: float) -> int:
     """Run all events up to `until`; returns whether work goes on, is finished or can never finish."""
     total = len(reqs.link)
     while w.counters[COMPLETED] < total:
-        first = 0
-        for g in range(1, len(groups.next_s)):
-            if groups.next_s[g] < groups.next_s[first]:
-                first = g
+        first = earliest(groups)
         step_s = groups.next_s[first]
         event_s = w.heap_time[0] if w.counters[HEAP_SIZE] > 0 else INFINITY
         now = min(step_s, event_s)

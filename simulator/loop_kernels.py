@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from simulator.loop_state import *  # noqa: F403  (column numbers are the vocabulary of this module)
+from simulator.loop_state import *
 
 INFINITY = math.inf
 ARRIVAL, TRANSFERRED = 0, 1
@@ -24,7 +24,7 @@ CLIP_ESTIMATE = 4096.0
 DELAYER_PASSES = 29
 
 
-@njit(cache=True)
+@inner
 def push(w: Any, time: float, kind: int, req: int) -> None:
     """Insert an event; ties leave in insertion order."""
     k = w.counters[HEAP_SIZE]
@@ -41,14 +41,14 @@ def push(w: Any, time: float, kind: int, req: int) -> None:
     w.heap_time[k], w.heap_kind[k], w.heap_req[k], w.heap_seq[k] = time, kind, req, seq
 
 
-@njit(cache=True)
+@inner
 def _before(w: Any, a: int, b: int) -> bool:
     if w.heap_time[a] != w.heap_time[b]:
         return w.heap_time[a] < w.heap_time[b]
     return w.heap_seq[a] < w.heap_seq[b]
 
 
-@njit(cache=True)
+@inner
 def pop(w: Any) -> None:
     """Remove the earliest event (read it from index 0 before)."""
     n = w.counters[HEAP_SIZE] - 1
@@ -71,14 +71,14 @@ def pop(w: Any) -> None:
         k = child
 
 
-@njit(cache=True)
+@inner
 def at(axis_log2_min: int, points: int, value: float) -> float:
     """Fractional index of `value` on a log axis, clamped."""
     x = (math.log2(max(value, 1e-9)) - axis_log2_min) * PER_OCTAVE
     return min(max(x, 0.0), points - 1.000001)
 
 
-@njit(cache=True)
+@inner
 def look_1d(table: Any, value: float) -> float:
     """Linear interpolation on the token axis; below one token, in proportion."""
     x = at(0, TOKEN_POINTS, value)
@@ -86,7 +86,7 @@ def look_1d(table: Any, value: float) -> float:
     return table[j] + (table[j + 1] - table[j]) * (x - j)
 
 
-@njit(cache=True)
+@inner
 def look_2d(table: Any, value: float, context: float) -> float:
     """Bilinear interpolation on the token and context axes."""
     x = at(0, TOKEN_POINTS, value)
@@ -98,7 +98,7 @@ def look_2d(table: Any, value: float, context: float) -> float:
     return low + (high - low) * u
 
 
-@njit(cache=True)
+@inner
 def uniform(w: Any) -> float:
     """Next number of the loop's own random stream in [0, 1) (xorshift64*)."""
     x = np.uint64(w.counters[RNG])
@@ -109,7 +109,7 @@ def uniform(w: Any) -> float:
     return float((x * np.uint64(2685821657736338717)) >> np.uint64(11)) / 9007199254740992.0
 
 
-@njit(cache=True)
+@inner
 def enqueue(ranks: Any, reqs: Any, r: int, req: int, head: int, tail: int) -> None:
     """Append to the FIFO whose head and tail columns are given."""
     reqs.link[req] = -1
@@ -120,7 +120,7 @@ def enqueue(ranks: Any, reqs: Any, r: int, req: int, head: int, tail: int) -> No
     ranks.i[r, tail] = req
 
 
-@njit(cache=True)
+@inner
 def enqueue_front(ranks: Any, reqs: Any, r: int, req: int) -> None:
     """Put a request before all others of a rank's waiting queue."""
     reqs.link[req] = ranks.i[r, Q_HEAD]
@@ -130,7 +130,7 @@ def enqueue_front(ranks: Any, reqs: Any, r: int, req: int) -> None:
     ranks.i[r, Q_LEN] += 1
 
 
-@njit(cache=True)
+@inner
 def dequeue(ranks: Any, reqs: Any, r: int, head: int, tail: int) -> int:
     """Take the first of a FIFO."""
     req = ranks.i[r, head]
@@ -153,10 +153,10 @@ def send(w: Any, reqs: Any, req: int, now: float) -> None:
     push(w, w.frontends[k] + w.clock[FRONT_LATENCY], ARRIVAL, req)
 
 
-@njit(cache=True)
-def pick_group(w: Any, groups: Any, ranks: Any, role: int, turn: int, policy: int) -> int:
+@inner
+def pick_group(w: Any, groups: Any, ranks: Any, first: int, count: int, turn: int) -> int:
     """Worker for a new request: 0 in turn, 1 fewest queued and active tokens, 2 at random."""
-    first, count = w.groups_of[role, 0], w.groups_of[role, 1]
+    policy = w.counters[P_POLICY]
     if count == 1:
         return first
     if policy == 2:
@@ -176,7 +176,7 @@ def pick_group(w: Any, groups: Any, ranks: Any, role: int, turn: int, policy: in
     return best
 
 
-@njit(cache=True)
+@inner
 def pick_rank(w: Any, classes: Any, groups: Any, ranks: Any, g: int, rooms: int) -> int:
     """DP rank inside a worker: at random (random rooms), in turn, or the one with fewest requests."""
     n = groups.i[g, RANKS]
@@ -198,22 +198,22 @@ def pick_rank(w: Any, classes: Any, groups: Any, ranks: Any, g: int, rooms: int)
     return best
 
 
-@njit(cache=True)
+@inner
 def arrive(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, req: int, now: float) -> int:
     """Route an arrived request; returns the group to wake."""
     reqs.t[req, ARRIVE] = now
-    policy = w.counters[P_POLICY]
-    if w.groups_of[AGGREGATED, 1] > 0:
-        g = pick_group(w, groups, ranks, AGGREGATED, TURN_D, policy)
+    at = w.groups_of
+    if at[AGGREGATED, 1] > 0:
+        g = pick_group(w, groups, ranks, at[AGGREGATED, 0], at[AGGREGATED, 1], TURN_D)
         r = pick_rank(w, classes, groups, ranks, g, 0)
         reqs.i[req, D_GROUP], reqs.i[req, D_RANK] = g, r
         reqs.i[req, TARGET] = reqs.i[req, ISL]
     else:
-        p = pick_group(w, groups, ranks, PREFILL, TURN_P, policy)
+        p = pick_group(w, groups, ranks, at[PREFILL, 0], at[PREFILL, 1], TURN_P)
         pr = pick_rank(w, classes, groups, ranks, p, w.counters[ROOMS])
         reqs.i[req, P_GROUP], reqs.i[req, P_RANK] = p, pr
         ranks.f[pr, Q_TOKENS] += reqs.i[req, ISL]
-        g = pick_group(w, groups, ranks, DECODE, TURN_D, policy)
+        g = pick_group(w, groups, ranks, at[DECODE, 0], at[DECODE, 1], TURN_D)
         r = pick_rank(w, classes, groups, ranks, g, 0)
         reqs.i[req, D_GROUP], reqs.i[req, D_RANK] = g, r
     enqueue(ranks, reqs, r, req, Q_HEAD, Q_TAIL)
@@ -221,7 +221,7 @@ def arrive(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, req: int, n
     return g
 
 
-@njit(cache=True)
+@inner
 def swa_held(classes: Any, c: int, reqs: Any, ranks: Any, r: int, req: int) -> float:
     """Window-pool tokens a running request holds now: its tail and what grew since the last eviction."""
     if classes.i[c, SWA_INTERVAL] == 0:
@@ -231,7 +231,7 @@ def swa_held(classes: Any, c: int, reqs: Any, ranks: Any, r: int, req: int) -> f
     return reqs.swa[req] + rate * (ranks.i[r, ITERATION] - since)
 
 
-@njit(cache=True)
+@inner
 def start_running(classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: int, now: float) -> None:
     """A prefilled request joins the running batch of a rank."""
     width = ranks.calendar.shape[1]
@@ -250,7 +250,7 @@ def start_running(classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: int,
     ranks.f[r, REMAINING] += min(left * rate, CLIP_ESTIMATE)
 
 
-@njit(cache=True)
+@inner
 def decode_admit(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
     """Advance a decode worker's queues: hand-overs join, waiting requests get slots and pages.
 
@@ -294,7 +294,7 @@ def decode_admit(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: in
                 prefill_begin(w, classes, groups, ranks, reqs, pg, now)
 
 
-@njit(cache=True)
+@inner
 def may_prefill(classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: int, need: float) -> bool:
     """Memory and slot conditions for taking `need` prompt tokens of a request into a prefill batch."""
     fresh = reqs.i[req, PROGRESS] == 0
@@ -312,7 +312,7 @@ def may_prefill(classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: int, n
     return need + PAGE < free
 
 
-@njit(cache=True)
+@inner
 def form_prefill(classes: Any, c: int, ranks: Any, reqs: Any, r: int, now: float) -> int:
     """Build a rank's prefill batch; returns its tokens. Taken requests are chained under C_HEAD."""
     left = classes.i[c, CHUNK]
@@ -350,24 +350,40 @@ def form_prefill(classes: Any, c: int, ranks: Any, reqs: Any, r: int, now: float
     return ranks.i[r, C_TOKENS]
 
 
-@njit(cache=True)
+@inner
 def prefill_wall(classes: Any, c: int, gpu: float) -> float:
     """Wall time of an eager step (`step_cost.prefill_step_s`)."""
     launch = classes.f[c, LAUNCH]
     return max(gpu + classes.f[c, EXPOSED] * launch, launch) + classes.f[c, PREFILL_BASE]
 
 
-@njit(cache=True)
-def prefill_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
-    """Start the next step of a prefill worker, or leave it idle."""
-    c, r0, n = groups.i[g, CLASS], groups.i[g, RANK0], groups.i[g, RANKS]
-    total, slowest, busy = 0, 0.0, 0
-    for r in range(r0, r0 + n):
+@inner
+def form_prefills(classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> tuple[int, float, int]:
+    """Build the prefill batches of a worker: all tokens, the slowest rank's seconds, ranks with tokens."""
+    c, total, slowest, busy = groups.i[g, CLASS], 0, 0.0, 0
+    for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
         tokens = form_prefill(classes, c, ranks, reqs, r, now)
         if tokens > 0:
             total += tokens
             busy += 1
             slowest = max(slowest, look_2d(classes.prefill_rank[c], tokens, ranks.f[r, C_CONTEXT]))
+    return total, slowest, busy
+
+
+@inner
+def num_running(groups: Any, ranks: Any, g: int) -> int:
+    """Sequences in a worker's next decode step: the running ones and those that leave one step late."""
+    running = 0
+    for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+        running += ranks.i[r, RUNNING] + ranks.i[r, LINGER]
+    return running
+
+
+@inner
+def prefill_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
+    """Start the next step of a prefill worker, or leave it idle."""
+    c, n = groups.i[g, CLASS], groups.i[g, RANKS]
+    total, slowest, busy = form_prefills(classes, groups, ranks, reqs, g, now)
     if total == 0:
         groups.i[g, STATE] = IDLE
         groups.next_s[g] = INFINITY
@@ -384,7 +400,7 @@ def prefill_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: i
     w.totals[c, IDLE_RANK_STEPS] += n - busy
 
 
-@njit(cache=True)
+@inner
 def prefill_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
     """Finish a prefill worker's step and start the next.
 
@@ -416,7 +432,7 @@ def prefill_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int
         req = following
 
 
-@njit(cache=True)
+@inner
 def transferred(groups: Any, ranks: Any, reqs: Any, req: int, now: float) -> None:
     """KV has arrived: prefill memory is free, the request waits for the decode worker's next poll."""
     p = reqs.i[req, P_RANK]
@@ -426,7 +442,7 @@ def transferred(groups: Any, ranks: Any, reqs: Any, req: int, now: float) -> Non
     enqueue(ranks, reqs, reqs.i[req, D_RANK], req, R_HEAD, R_TAIL)
 
 
-@njit(cache=True)
+@inner
 def decode_gpu(classes: Any, c: int, groups: Any, ranks: Any, g: int) -> tuple[float, int, int]:
     """GPU seconds of a decode step, the largest batch of a rank, and 1 when it runs eagerly."""
     r0, n = groups.i[g, RANK0], groups.i[g, RANKS]
@@ -453,7 +469,7 @@ def decode_gpu(classes: Any, c: int, groups: Any, ranks: Any, g: int) -> tuple[f
     return slowest + look_1d(classes.decode_group[c], total / n), largest, eager
 
 
-@njit(cache=True)
+@inner
 def decode_wall(classes: Any, c: int, gpu: float, largest: int, eager: int) -> float:
     """Wall time of a decode step (`step_cost.decode_step_s`)."""
     host = classes.f[c, HOST_BASE] + classes.f[c, HOST_SEQ] * largest
@@ -462,18 +478,13 @@ def decode_wall(classes: Any, c: int, gpu: float, largest: int, eager: int) -> f
     return max(gpu + classes.f[c, GAP] + classes.f[c, SEQ_EXPOSED] * largest, host) + classes.f[c, EXTEND]
 
 
-@njit(cache=True)
+@inner
 def decode_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
     """Start the next step of a decode worker; its queues advance every few iterations, or when idle."""
-    c, r0, n = groups.i[g, CLASS], groups.i[g, RANK0], groups.i[g, RANKS]
-    running = 0
-    for r in range(r0, r0 + n):
-        running += ranks.i[r, RUNNING] + ranks.i[r, LINGER]
+    c, running = groups.i[g, CLASS], num_running(groups, ranks, g)
     if running == 0 or groups.i[g, STEP_COUNT] % classes.i[c, POLL] == 0:
         decode_admit(w, classes, groups, ranks, reqs, g, now)
-        running = 0
-        for r in range(r0, r0 + n):
-            running += ranks.i[r, RUNNING] + ranks.i[r, LINGER]
+        running = num_running(groups, ranks, g)
     if running == 0:
         groups.i[g, STATE] = IDLE
         groups.next_s[g] = INFINITY
@@ -486,7 +497,7 @@ def decode_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: in
     account_decode(w, groups, ranks, g, c, wall, running, largest)
 
 
-@njit(cache=True)
+@inner
 def account_decode(w: Any, groups: Any, ranks: Any, g: int, c: int, wall: float, running: int, largest: int) -> None:
     """Add a decode step to the totals."""
     context = 0.0
@@ -501,7 +512,7 @@ def account_decode(w: Any, groups: Any, ranks: Any, g: int, c: int, wall: float,
     w.totals[c, RANK_MAX_SUM] += largest
 
 
-@njit(cache=True)
+@inner
 def decode_rank_end(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, now: float) -> None:
     """One decode iteration of a rank is over: contexts grow, finished requests leave one step late."""
     n = ranks.i[r, RUNNING]
@@ -533,7 +544,7 @@ def decode_rank_end(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int,
         evict(ranks, reqs, r, it)
 
 
-@njit(cache=True)
+@inner
 def evict(ranks: Any, reqs: Any, r: int, it: int) -> None:
     """Return window pages that left the window, of all running requests at once."""
     grown = 0.0
@@ -548,7 +559,7 @@ def evict(ranks: Any, reqs: Any, r: int, it: int) -> None:
     ranks.i[r, EVICTED_AT] = it
 
 
-@njit(cache=True)
+@inner
 def finish(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: int, now: float) -> None:
     """A request's last token is out: the client sends its next one, memory lingers for one more step."""
     rate = (reqs.i[req, OSL] - 1) / max(reqs.i[req, ITERS], 1)
@@ -564,7 +575,7 @@ def finish(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: int
     complete(w, reqs, req, now)
 
 
-@njit(cache=True)
+@inner
 def complete(w: Any, reqs: Any, req: int, now: float) -> None:
     """Record the end of a request; a closed-loop client sends another at once."""
     reqs.t[req, DONE] = now

@@ -9,10 +9,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
+
+inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""Compiles what compiled code alone calls: without wrappers for Python, and cached inside its callers."""
 
 PREFILL, DECODE, AGGREGATED = 0, 1, 2
 PER_OCTAVE = 4

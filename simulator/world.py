@@ -24,7 +24,7 @@ from search_spaces.workload import Workload
 from simulator import loop_state as ls
 from simulator.acceptance import decode_iterations
 from simulator.calibration import Calibration
-from simulator.cost_tables import decode_tables, padded_batch, prefill_tables
+from simulator.cost_tables import RoleTables, decode_tables, padded_batch, prefill_tables
 from simulator.loop_aggregated import FINISHED, STUCK, advance
 from simulator.memory import PAGE_TOKENS, MemoryBudget, memory_budget, transfer_bytes
 from simulator.rng import loop_seed, stream
@@ -162,34 +162,67 @@ def _class_rows(setting: Setting, role: str, group: EngineGroup, budget: MemoryB
     return ints, floats
 
 
-def _classes(setting: Setting) -> tuple[ls.Classes, list[str], list[MemoryBudget]]:
+@dataclass(frozen=True)
+class RoleClass:
+    """Constants and tables of one role, before relief."""
+
+    budget: MemoryBudget
+    prefill: RoleTables
+    decode: RoleTables
+    bucket: NDArray[np.int64]
+
+
+@lru_cache(maxsize=8192)
+def _role_class(scn: Scenario, role: str) -> RoleClass:
+    budget = memory_budget(scn.model, scn.group, scn.hardware, scn.stack, role)
+    layout = _layout_only(scn.group)
+    shared = Scenario(scn.model, scn.hardware, layout, scn.stack, scn.calibration)
+    prefill = prefill_tables(shared) if role != "decode" else None
+    decode = decode_tables(shared) if role != "prefill" else None
+    found = prefill or decode
+    assert found is not None
+    return RoleClass(budget, prefill or found, decode or found, padded_batch(scn, 2 * budget.slots + 1))
+
+
+@lru_cache(maxsize=8192)
+def _layout_only(group: EngineGroup) -> EngineGroup:
+    """The group with every field at its default that step costs do not depend on, to share tables."""
+    keep = {
+        "tp", "attention_dp", "moe_ep", "pp", "moe_backend", "moe_activation", "expert_weights",
+        "dp_lm_head", "mtp", "mem_fraction_static", "redundant_experts",
+    }  # fmt: skip
+    values = {name: getattr(group, name) for name in keep}
+    values |= {"mem_fraction_static": 0.5, "max_running_per_rank": 1, "chunk_tokens_per_rank": 64}
+    return EngineGroup.model_construct(**values)
+
+
+def class_tables(setting: Setting) -> tuple[ls.Classes, list[str], list[MemoryBudget]]:
+    """Constants, cost tables and memory budgets of all roles.
+
+    Raises:
+        Infeasible: a role does not fit its GPUs.
+    """
+    relief = setting.relief
     roles = list(setting.recipe.groups)
-    budgets, ints, floats, rows = [], [], [], []
-    largest = 1
-    for role, group in setting.recipe.groups.items():
-        budget = memory_budget(setting.model, group, setting.hardware, setting.stack, role)
-        class_ints, class_floats = _class_rows(setting, role, group, budget)
-        largest = max(largest, 2 * budget.slots + 2)
-        budgets.append(budget)
-        ints.append(class_ints)
-        floats.append(class_floats)
-    for role, group in setting.recipe.groups.items():
-        scn = setting.scenario(group)
-        prefill = prefill_tables(scn) if role != "decode" else None
-        decode = decode_tables(scn) if role != "prefill" else None
-        found = prefill or decode
-        assert found is not None
-        rows.append((decode or found, prefill or found, padded_batch(scn, largest)))
+    found = [_role_class(setting.scenario(g), role) for role, g in setting.recipe.groups.items()]
+    rows = [
+        _class_rows(setting, role, setting.recipe.groups[role], part.budget)
+        for role, part in zip(roles, found, strict=True)
+    ]
+    width = max(len(part.bucket) for part in found)
+    bucket = np.full((len(found), width), -1, dtype=np.int64)
+    for row, part in zip(bucket, found, strict=True):
+        row[: len(part.bucket)] = part.bucket
     classes = ls.Classes(
-        i=np.array(ints, dtype=np.int64),
-        f=np.array(floats),
-        decode_rank=np.stack([r[0].rank for r in rows]) * setting.relief.decode_time,
-        decode_group=np.stack([r[0].group for r in rows]) * setting.relief.decode_time,
-        prefill_rank=np.stack([r[1].rank for r in rows]) * setting.relief.prefill_time,
-        prefill_group=np.stack([r[1].group for r in rows]) * setting.relief.prefill_time,
-        bucket=np.stack([r[2] for r in rows]).astype(np.int64),
+        i=np.array([ints for ints, _ in rows], dtype=np.int64),
+        f=np.array([floats for _, floats in rows]),
+        decode_rank=np.stack([part.decode.rank for part in found]) * relief.decode_time,
+        decode_group=np.stack([part.decode.group for part in found]) * relief.decode_time,
+        prefill_rank=np.stack([part.prefill.rank for part in found]) * relief.prefill_time,
+        prefill_group=np.stack([part.prefill.group for part in found]) * relief.prefill_time,
+        bucket=bucket,
     )
-    return classes, roles, budgets
+    return classes, roles, [part.budget for part in found]
 
 
 def _requests(setting: Setting) -> ls.Requests:
@@ -317,7 +350,7 @@ def run(setting: Setting, on_progress: Callable[[float], None] | None = None) ->
     Raises:
         Infeasible: a role does not fit its GPUs, or a request can never be admitted.
     """
-    classes, roles, budgets = _classes(setting)
+    classes, roles, budgets = class_tables(setting)
     reqs = _requests(setting)
     groups, num_ranks, groups_of, counts = _groups(setting, roles)
     longest = int(reqs.i[:, ls.ITERS].max()) + 2

@@ -1,0 +1,99 @@
+"""`servecast plan`: from model, rack, workload and SLO to a dispatch table with engine-ready files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from planner.options import calibration_option, counts_of, example, json_option
+
+EXAMPLE = example(
+    "Example: a GB300 rack at 8K/1K, users get at least 40 tokens a second",
+    "  servecast plan --model deepseek-ai/DeepSeek-V4-Pro --hardware gb300 --num-gpus 72 \\",
+    "    --isl 8192 --osl 1024 --min-tok-s-user 40 --objective throughput --out plan-gb300",
+)
+
+
+@click.command("plan", epilog=EXAMPLE)
+@click.option("--model", required=True, metavar="NAME", help="Model, such as deepseek-ai/DeepSeek-V4-Pro.")
+@click.option("--hardware", required=True, metavar="NAME", help="Platform, such as gb300.")
+@click.option("--num-gpus", type=int, default=72, show_default=True, help="Most GPUs of one deployment.")
+@click.option("--isl", type=int, default=8192, show_default=True, help="Nominal input tokens.")
+@click.option("--osl", type=int, default=1024, show_default=True, help="Nominal output tokens.")
+@click.option("--random-range-ratio", type=float, default=0.8, show_default=True, help="Shortest length over nominal.")
+@click.option(
+    "--concurrency", "concurrencies", multiple=True, callback=counts_of, metavar="N[,..]",
+    help="Loads to plan for; those of the public recipes by default.",
+)  # fmt: skip
+@click.option("--max-ttft-ms", type=float, metavar="MS", help="Limit on median TTFT.")
+@click.option("--max-tpot-ms", type=float, metavar="MS", help="Limit on median TPOT.")
+@click.option("--max-p99-ttft-ms", type=float, metavar="MS", help="Limit on p99 TTFT.")
+@click.option("--max-p99-tpot-ms", type=float, metavar="MS", help="Limit on p99 TPOT.")
+@click.option("--min-tok-s-user", type=float, metavar="N", help="Least tokens/s per user.")
+@click.option(
+    "--objective", type=click.Choice(["balanced", "throughput", "interactivity"]), default="balanced",
+    show_default=True, help="What decides between recipes that meet the SLO at one load.",
+)  # fmt: skip
+@click.option("--mtp/--no-mtp", default=True, show_default=True, help="Whether drafting may be used.")
+@click.option("--stack", default="june", show_default=True, metavar="NAME", help="Engine build.")
+@click.option("--max-recipes", type=int, metavar="K", help="Most rows of the table.  [one per load]")
+@click.option("--trials", type=int, default=16, show_default=True, help="Sampler trials per load.")
+@click.option("--keep", type=int, default=24, show_default=True, help="Screened recipes simulated per load.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of simulation and sampler.")
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [all cores]")
+@calibration_option
+@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder for the results and the study.")
+@json_option
+def command(**options: Any) -> None:
+    """Search recipes and write a per-concurrency dispatch table with engine-ready recipe files.
+
+    The search prunes by rule, screens by a fluid model, then simulates under Optuna, public recipes
+    first. OUT keeps the study and every prediction: after Ctrl-C or a kill, the same command goes on.
+    """
+    from pathlib import Path
+
+    from tqdm import tqdm
+
+    from planner.file_writer import write_files
+    from planner.plan import PlanRequest, plan
+    from planner.plan_files import plan_files
+    from planner.plan_text import plan_text
+
+    request = PlanRequest.parse(_request(options), "plan")
+    out = Path(options["out"])
+    bar = tqdm(desc="plan", unit="trial", leave=False, disable=None)
+
+    def on_step(label: str, done: int, total: int) -> None:
+        bar.set_description(label)
+        bar.total = total
+        bar.update(done - bar.n)
+
+    try:
+        result = plan(request, out, options["workers"], on_step)
+    except KeyboardInterrupt:
+        click.echo(f"stopped; the same command goes on from {out}", err=True)
+        raise
+    finally:
+        bar.close()
+    notes: list[str] = []
+    write_files(plan_files(result, notes), out, force=True)
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    click.echo(result.model_dump_json(indent=1) if options["as_json"] else plan_text(result))
+    click.echo(f"wrote {out}", err=True)
+
+
+def _request(options: dict[str, Any]) -> dict[str, Any]:
+    same = (
+        "model", "hardware", "num_gpus", "isl", "osl", "random_range_ratio", "concurrencies", "objective",
+        "mtp", "stack", "max_recipes", "trials", "keep", "seed", "calibration",
+    )  # fmt: skip
+    slo = {
+        "max_median_ttft_ms": options["max_ttft_ms"],
+        "max_median_tpot_ms": options["max_tpot_ms"],
+        "max_p99_ttft_ms": options["max_p99_ttft_ms"],
+        "max_p99_tpot_ms": options["max_p99_tpot_ms"],
+        "min_tokens_per_s_per_user": options["min_tok_s_user"],
+    }
+    return {**{name: options[name] for name in same}, "slo": slo}

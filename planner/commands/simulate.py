@@ -1,0 +1,93 @@
+"""`servecast simulate`: one recipe, one load, one prediction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from planner.options import calibration_option, example, json_option, stack_options
+
+EXAMPLE = example(
+    "Example: a public recipe at twice its load, without one optimisation",
+    "  servecast simulate --recipe disagg-high-conc-6p1d-dep4-dep8-mtp --concurrency 4096 \\",
+    "      --without swa_budget",
+)
+
+
+@click.command("simulate", epilog=EXAMPLE)
+@click.option(
+    "--recipe", required=True, metavar="FILE[:SELECTOR]", help="Recipe file, or a public recipe's name."
+)
+@click.option("--hardware", metavar="NAME", help="Platform instead of the recipe's.")
+@click.option("--model", metavar="NAME", help="Model instead of the recipe's.")
+@click.option(
+    "--concurrency", type=int, metavar="N", help="Requests in flight; the recipe's largest by default."
+)
+@click.option("--isl", type=int, metavar="TOKENS", help="Nominal input length.  [the file's, else 8192]")
+@click.option("--osl", type=int, metavar="TOKENS", help="Nominal output length.  [the file's, else 1024]")
+@click.option("--random-range-ratio", type=float, metavar="R", help="Shortest length over nominal.  [0.8]")
+@click.option("--num-prompts", type=int, metavar="N", help="Measured requests.  [10 x concurrency]")
+@stack_options
+@calibration_option
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all random draws."
+)
+@click.option(
+    "--explain/--no-explain", default=True, show_default=True,
+    help="Rerun with each resource relieved by a tenth, and break steps into components.",
+)  # fmt: skip
+@json_option
+def command(**options: Any) -> None:
+    """Predict throughput and latency of one recipe under one load, and say what limits it.
+
+    RECIPE is a Servecast YAML, an srt-slurm YAML (with :SELECTOR for one of its overrides) or a shell
+    script with SGLang commands; or the name of a public recipe, also written catalog:NAME.
+    """
+    from planner.prediction_text import prediction_text
+    from planner.recipe_source import LoadOptions, find_recipe, notes_on, stack_for, stack_note, workload_for
+    from search_spaces import catalog_loader
+    from simulator.calibration import load_calibration
+    from simulator.world import Setting
+
+    chosen = options["stack"]
+    loaded = find_recipe(
+        options["recipe"],
+        hardware=options["hardware"],
+        model=options["model"],
+        engine_version=catalog_loader.stack(chosen).version if chosen else None,
+        concurrency=options["concurrency"],
+    )
+    recipe = loaded.recipe
+    names = ("concurrency", "isl", "osl", "random_range_ratio", "num_prompts")
+    workload = workload_for(loaded, LoadOptions(**{name: options[name] for name in names}))
+    stack = stack_for(recipe, chosen, options["with_"], options["without"])
+    notes = notes_on(recipe, workload, stack.version)
+    notes += [note] if chosen is None and (note := stack_note(recipe, stack)) else []
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
+    setting = Setting(
+        recipe,
+        workload,
+        catalog_loader.model(recipe.model),
+        catalog_loader.hardware(recipe.hardware),
+        stack,
+        load_calibration(options["calibration"]),
+        options["seed"],
+    )
+    prediction = _predict(setting, options["explain"])
+    if options["as_json"]:
+        click.echo(prediction.model_dump_json(indent=2))
+    else:
+        click.echo(prediction_text(prediction, setting))
+        click.echo(f"simulated in {prediction.wall_s:.1f} s of processor time", err=True)
+
+
+def _predict(setting: Any, explain: bool) -> Any:
+    """Predict with a progress bar where stderr is a terminal."""
+    from tqdm import tqdm
+
+    from simulator.simulate import predict
+
+    with tqdm(total=100, unit="%", desc="simulate", leave=False, disable=None) as bar:
+        return predict(setting, explain, lambda share: bar.update(int(100 * share) - bar.n))

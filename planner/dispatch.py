@@ -1,0 +1,96 @@
+"""Choose few recipes for many loads: an exact minimum-regret segmentation of the concurrency axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Loads `first`..`last` (indices into the concurrency list) served by one recipe."""
+
+    first: int
+    last: int
+    recipe: int
+    regret: float
+
+
+def regrets(scores: Floats) -> Floats:
+    """Share of the best score that each recipe loses at each load; NaN scores lose everything."""
+    best = np.nanmax(np.where(np.isnan(scores), -np.inf, scores), axis=0)
+    found: Floats = np.where(np.isnan(scores), 1.0, 1.0 - scores / best)
+    return np.clip(found, 0.0, 1.0)
+
+
+def segment(regret: Floats, most: int) -> list[Segment]:
+    """At most `most` contiguous segments with the least worst regret, ties broken by the mean.
+
+    Args:
+        regret: [recipe, load] shares lost.
+        most: segments allowed.
+
+    Dynamic programming over the last boundary: exact, since a segment's cost depends on its ends alone.
+    """
+    num_recipes, num_loads = regret.shape
+    if num_recipes == 0:
+        raise ValueError("regret must hold at least one recipe")
+    cost = np.full((num_loads, num_loads, 2), np.inf)
+    choice = np.zeros((num_loads, num_loads), dtype=int)
+    for first in range(num_loads):
+        worst = regret[:, first].copy()
+        total = regret[:, first].copy()
+        for last in range(first, num_loads):
+            if last > first:
+                worst = np.maximum(worst, regret[:, last])
+                total = total + regret[:, last]
+            order = np.lexsort((total, worst))
+            choice[first, last] = order[0]
+            cost[first, last] = worst[order[0]], total[order[0]]
+    segments = min(most, num_loads)
+    table: list[list[tuple[float, float, int]]] = [
+        [(cost[0, j, 0], cost[0, j, 1], 0) for j in range(num_loads)]
+    ]
+    for used in range(1, segments):
+        row = []
+        for last in range(num_loads):
+            options = [(*table[used - 1][last][:2], -1)]
+            for first in range(1, last + 1):
+                before = table[used - 1][first - 1]
+                options.append(
+                    (max(before[0], cost[first, last, 0]), before[1] + cost[first, last, 1], first)
+                )
+            row.append(min(options))
+        table.append(row)
+    return _unwind(table, choice, regret)
+
+
+def _unwind(
+    table: list[list[tuple[float, float, int]]], choice: NDArray[np.int_], regret: Floats
+) -> list[Segment]:
+    found: list[Segment] = []
+    used, last = len(table) - 1, regret.shape[1] - 1
+    while last >= 0:
+        first = table[used][last][2]
+        if first == -1:
+            used -= 1
+            continue
+        recipe = int(choice[first, last])
+        found.append(Segment(first, last, recipe, float(regret[recipe, first : last + 1].max())))
+        used, last = max(used - 1, 0), first - 1
+    merged: list[Segment] = []
+    for part in reversed(found):
+        if merged and merged[-1].recipe == part.recipe:
+            before = merged.pop()
+            part = Segment(before.first, part.last, part.recipe, max(before.regret, part.regret))
+        merged.append(part)
+    return merged
+
+
+def regret_by_count(regret: Floats) -> list[float]:
+    """Worst regret with one, two, … recipes."""
+    return [max(part.regret for part in segment(regret, count)) for count in range(1, regret.shape[1] + 1)]

@@ -1,0 +1,193 @@
+"""Predictions for candidates, at a fidelity and with a cache on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from search_spaces.errors import Infeasible
+from search_spaces.hardware import Hardware
+from search_spaces.model import ModelSpec
+from search_spaces.recipe import Recipe
+from search_spaces.stack import StackVersion
+from search_spaces.workload import Workload
+from simulator.calibration import Calibration
+
+SHORT_REQUESTS = 3
+"""Short fidelity simulates this many requests per unit of concurrency."""
+SHORT_LIMITS = (48, 9000)
+"""Fewest and most requests of the short fidelity."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is held fixed while recipes are compared."""
+
+    model: ModelSpec
+    hardware: Hardware
+    stack: StackVersion
+    calibration: Calibration
+    workload: Workload
+    seed: int = 0
+
+    def digest(self) -> str:
+        """Hash of everything a prediction depends on besides recipe and concurrency."""
+        text = "".join(
+            part.model_dump_json()
+            for part in (self.model, self.hardware, self.stack, self.calibration, self.workload.at(1))
+        )
+        return hashlib.sha256(f"{text}{self.seed}".encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Metrics of one recipe at one concurrency, or why it cannot run."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    limit: str = ""
+    warnings: tuple[str, ...] = ()
+    infeasible: str = ""
+
+    @property
+    def throughput(self) -> float:
+        """Total tokens/s per GPU; 0 when infeasible."""
+        return self.metrics.get("total_tokens_per_s_per_gpu", 0.0)
+
+    @property
+    def interactivity(self) -> float:
+        """Tokens/s per user; 0 when infeasible."""
+        return self.metrics.get("tokens_per_s_per_user", 0.0)
+
+
+def prompts_for(recipe: Recipe) -> str:
+    """Prompts as the public harness chooses them: the chat template whenever drafts are used."""
+    return "chat" if recipe.mtp else "random"
+
+
+def workload_for(bench: Bench, recipe: Recipe, concurrency: int, short: bool) -> Workload:
+    """The bench's workload at one concurrency and fidelity."""
+    changes: dict[str, Any] = {"concurrency": concurrency, "prompts": prompts_for(recipe)}
+    if short:
+        low, high = SHORT_LIMITS
+        count = max(low, SHORT_REQUESTS * concurrency)
+        changes["num_prompts"] = max(min(count, high), concurrency + concurrency // 2)
+    return bench.workload.model_copy(update=changes)
+
+
+def evaluate(bench: Bench, recipe: Recipe, concurrency: int, short: bool) -> Outcome:
+    """Simulate one recipe at one concurrency."""
+    from simulator.simulate import predict
+    from simulator.world import Setting
+
+    setting = Setting(
+        recipe,
+        workload_for(bench, recipe, concurrency, short),
+        bench.model,
+        bench.hardware,
+        bench.stack,
+        bench.calibration,
+        bench.seed,
+    )
+    try:
+        found = predict(setting)
+    except Infeasible as error:
+        return Outcome(infeasible=str(error))
+    return Outcome(found.metrics, found.limit, tuple(found.warnings))
+
+
+_BENCH: list[Bench] = []
+
+
+def _start(bench: Bench) -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _BENCH[:] = [bench]
+
+
+def _task(recipe: Recipe, concurrency: int, short: bool) -> Outcome:
+    return evaluate(_BENCH[0], recipe, concurrency, short)
+
+
+class Evaluator:
+    """Simulates on all cores and remembers every result in an append-only file.
+
+    A line is written per finished simulation; a torn last line after a kill is skipped with its work.
+    """
+
+    def __init__(self, bench: Bench, cache: Path | None, workers: int) -> None:
+        """Args: what is fixed, the cache file (None keeps it in memory), and processes."""
+        self.bench, self.cache = bench, cache
+        self._digest = bench.digest()
+        self._known: dict[str, Outcome] = {}
+        self.simulated = 0
+        self.damaged_lines = 0
+        if cache is not None and cache.exists():
+            self._load(cache)
+        self._file = None if cache is None else cache.open("a")
+        self.pool = ProcessPoolExecutor(workers, initializer=_start, initargs=(bench,))
+
+    def _load(self, cache: Path) -> None:
+        for line in cache.read_text(errors="replace").splitlines():
+            try:
+                row = json.loads(line)
+                outcome = Outcome(row["metrics"], row["limit"], tuple(row["warnings"]), row["infeasible"])
+                self._known[row["key"]] = outcome
+            except (ValueError, KeyError, TypeError):
+                self.damaged_lines += 1
+
+    def key(self, recipe: Recipe, concurrency: int, short: bool) -> str:
+        """Identity of a prediction."""
+        return f"{self._digest}-{recipe.digest}-{concurrency}-{'short' if short else 'full'}"
+
+    def submit(self, recipe: Recipe, concurrency: int, short: bool) -> Future[Outcome]:
+        """Start a simulation, or answer from memory."""
+        key = self.key(recipe, concurrency, short)
+        if key in self._known:
+            done: Future[Outcome] = Future()
+            done.set_result(self._known[key])
+            return done
+        return self.pool.submit(_task, recipe, concurrency, short)
+
+    def collect(self, recipe: Recipe, concurrency: int, short: bool, future: Future[Outcome]) -> Outcome:
+        """Wait for a submitted simulation and remember it."""
+        outcome = future.result()
+        key = self.key(recipe, concurrency, short)
+        if key not in self._known:
+            self._known[key] = outcome
+            self.simulated += 1
+            self._append(key, outcome)
+        return outcome
+
+    def _append(self, key: str, outcome: Outcome) -> None:
+        if self._file is None:
+            return
+        row = {
+            "key": key,
+            "metrics": outcome.metrics,
+            "limit": outcome.limit,
+            "warnings": list(outcome.warnings),
+            "infeasible": outcome.infeasible,
+        }
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+
+    def map(self, tasks: Sequence[tuple[Recipe, int, bool]]) -> Iterator[tuple[Recipe, int, Outcome]]:
+        """Outcomes of many tasks, in their order."""
+        futures = [self.submit(*task) for task in tasks]
+        for (recipe, concurrency, short), future in zip(tasks, futures, strict=True):
+            yield recipe, concurrency, self.collect(recipe, concurrency, short, future)
+
+    def close(self) -> None:
+        """Stop the processes; running simulations are abandoned."""
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()

@@ -1,0 +1,407 @@
+"""The main job: from model, rack, workload and SLO to a dispatch table."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from planner.dispatch import regret_by_count, regrets, segment
+from planner.evaluate import Bench, Evaluator, Outcome
+from planner.screen import Candidate, meets, objective_value, slo_misses, usable
+from planner.search import Search
+from search_spaces import catalog_loader
+from search_spaces.base import Noun
+from search_spaces.dispatch import DispatchRow, DispatchTable, PredictedMetrics
+from search_spaces.errors import Infeasible
+from search_spaces.public_recipes import public_recipes
+from search_spaces.recipe import Recipe
+from search_spaces.space import SearchSpace, load_spaces
+from search_spaces.workload import Slo, Workload
+from simulator.calibration import load_calibration
+
+DEFAULT_CONCURRENCIES = (1, 4, 16, 64, 256, 1024, 4096)
+"""Loads to plan for where no public recipe says which matter."""
+NEIGHBOURS = 4
+"""A recipe found for one load is also tried at this many loads on either side."""
+FINALISTS = 3
+"""Recipes per load that are simulated in full."""
+
+
+class PlanRequest(Noun):
+    """What to plan for."""
+
+    model: str
+    hardware: str
+    num_gpus: int = Field(default=72, ge=1, le=100_000)
+    """Most GPUs one deployment may use."""
+    isl: int = Field(default=8192, gt=0)
+    osl: int = Field(default=1024, gt=0)
+    random_range_ratio: float = Field(default=0.8, ge=0, le=1)
+    concurrencies: tuple[int, ...] = ()
+    """Loads; empty takes those of the public recipes."""
+    slo: Slo = Field(default_factory=Slo)
+    objective: str = Field(default="balanced", pattern="^(balanced|throughput|interactivity)$")
+    mtp: bool = True
+    """Whether drafting may be used."""
+    stack: str = catalog_loader.DEFAULT_STACK
+    max_recipes: int | None = Field(default=None, ge=1)
+    """Most rows of the table; None allows one per load."""
+    trials: int = Field(default=16, ge=0)
+    """Sampler trials per load beside screened and public recipes."""
+    keep: int = Field(default=24, ge=2)
+    """Screened recipes per load that are simulated."""
+    seed: int = Field(default=0, ge=0)
+    calibration: str | None = None
+
+
+class EvaluatedPoint(Noun):
+    """One simulated recipe at one load, for the picture and for the record."""
+
+    recipe: str
+    topology: str
+    origin: str
+    num_gpus: int
+    concurrency: int
+    total_tokens_per_s_per_gpu: float
+    tokens_per_s_per_user: float
+    median_ttft_ms: float
+    usable: bool
+
+
+class PublicComparison(Noun):
+    """A recommended recipe beside the public one at the same load, both under our model."""
+
+    concurrency: int
+    public: str
+    recommended: str
+    public_tokens_per_s_per_gpu: float
+    recommended_tokens_per_s_per_gpu: float
+    public_tokens_per_s_per_user: float
+    recommended_tokens_per_s_per_user: float
+
+
+class PlanResult(Noun):
+    """Everything a plan found."""
+
+    request: PlanRequest
+    table: DispatchTable
+    regret_by_recipes: list[float]
+    """Worst regret with one, two, … rows."""
+    counts: dict[str, int | dict[str, int]]
+    points: list[EvaluatedPoint]
+    comparisons: list[PublicComparison]
+    skipped: dict[int, str]
+    """Loads without a feasible recipe and why."""
+
+
+@dataclass
+class _Chosen:
+    candidate: Candidate
+    outcome: Outcome
+    public: tuple[Recipe, Outcome] | None
+
+
+def bench_of(request: PlanRequest) -> Bench:
+    """Resolve names; raises `BadInput` for unknown ones."""
+    return Bench(
+        catalog_loader.model(request.model),
+        catalog_loader.hardware(request.hardware),
+        catalog_loader.stack(request.stack),
+        load_calibration(request.calibration),
+        Workload(isl=request.isl, osl=request.osl, random_range_ratio=request.random_range_ratio),
+        request.seed,
+    )
+
+
+def spaces_of(request: PlanRequest, given: Sequence[SearchSpace] = ()) -> list[SearchSpace]:
+    """Search spaces of the request, without drafting where it is not allowed."""
+    spaces = given or load_spaces(catalog_loader.hardware(request.hardware).name)
+    return [s if request.mtp else s.model_copy(update={"mtp_steps": (0,)}) for s in spaces]
+
+
+def concurrencies_of(request: PlanRequest, public: Sequence[Recipe]) -> tuple[int, ...]:
+    """Loads to plan for, ascending."""
+    stated = {
+        c for r in public if r.is_disaggregated and r.num_gpus <= request.num_gpus for c in r.concurrencies
+    }
+    return tuple(sorted(set(request.concurrencies) or stated or set(DEFAULT_CONCURRENCIES)))
+
+
+def plan(
+    request: PlanRequest,
+    out: Path | None = None,
+    workers: int | None = None,
+    on_step: Callable[[str, int, int], None] | None = None,
+    spaces: Sequence[SearchSpace] = (),
+) -> PlanResult:
+    """Search, choose and tabulate.
+
+    Args:
+        request: what to plan for.
+        out: folder for the study and the prediction cache; None keeps both in memory.
+        workers: processes; None takes all cores.
+        on_step: called with a label, steps done and steps in all.
+        spaces: own search spaces instead of the shipped ones.
+
+    Raises:
+        BadInput: unknown names.
+        Infeasible: no load has a recipe that meets the SLO.
+    """
+    bench = bench_of(request)
+    public = [
+        r
+        for r in public_recipes(bench.model.name, bench.hardware.name)
+        if (request.mtp or r.mtp is None) and r.num_gpus <= request.num_gpus
+    ]
+    loads = concurrencies_of(request, public)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    evaluator = Evaluator(bench, out and out / "predictions.jsonl", workers or os.cpu_count() or 1)
+    search = Search(
+        bench,
+        spaces_of(request, spaces),
+        public,
+        request.num_gpus,
+        evaluator,
+        out and out / "study.journal",
+        request.slo,
+        request.objective,
+        request.seed,
+    )
+    total = len(loads) * (request.keep + request.trials) + len(loads)
+    done = [0]
+
+    def step() -> None:
+        done[0] += 1
+        if on_step is not None:
+            on_step("search", min(done[0], total), total)
+
+    try:
+        search.start_screening(loads, request.keep)
+        found = {load: search.run(load, request.trials, step) for load in loads}
+        return _conclude(request, search, loads, found, on_step)
+    finally:
+        evaluator.close()
+
+
+def _conclude(
+    request: PlanRequest,
+    search: Search,
+    loads: Sequence[int],
+    found: dict[int, dict[str, Candidate]],
+    on_step: Callable[[str, int, int], None] | None,
+) -> PlanResult:
+    chosen: dict[int, _Chosen] = {}
+    skipped: dict[int, str] = {}
+    points: list[EvaluatedPoint] = []
+    for index, load in enumerate(loads):
+        result = _choose(request, search, load, found[load], points)
+        if isinstance(result, str):
+            skipped[load] = result
+        else:
+            chosen[load] = result
+        if on_step is not None:
+            on_step("full simulations", index + 1, len(loads))
+    if not chosen:
+        raise Infeasible(
+            "no recipe meets the SLO at any concurrency; nearest: "
+            + "; ".join(f"c{k}: {v}" for k, v in skipped.items()),
+            rule="slo",
+        )
+    table, by_count = _table(request, search, chosen)
+    return PlanResult(
+        request=request,
+        table=table,
+        regret_by_recipes=by_count,
+        counts={**search.tally.as_dict(), "simulations": search.evaluator.simulated},
+        points=points,
+        comparisons=_comparisons(chosen),
+        skipped=skipped,
+    )
+
+
+def _choose(
+    request: PlanRequest, search: Search, load: int, found: dict[str, Candidate], points: list[EvaluatedPoint]
+) -> _Chosen | str:
+    """The best recipe at a load: not worse than the public one on either axis, best by objective."""
+    evaluator = search.evaluator
+    short = list(evaluator.map([(c.recipe, load, True) for c in found.values()]))
+    good: list[tuple[float, Candidate]] = []
+    misses: list[tuple[float, str]] = []
+    for candidate, (_, _, outcome) in zip(found.values(), short, strict=True):
+        if outcome.infeasible:
+            misses.append((9e9, outcome.infeasible))
+            continue
+        points.append(_point(candidate, load, outcome))
+        broken = slo_misses(request.slo, outcome.metrics)
+        if usable(outcome) and not broken:
+            good.append((objective_value(outcome, candidate.recipe, request.objective), candidate))
+        elif broken:
+            worst = max(broken, key=lambda name: broken[name])
+            misses.append(
+                (broken[worst], f"{candidate.recipe.topology} misses {worst} by a factor {broken[worst]:.2f}")
+            )
+    if not good:
+        return min(misses)[1] if misses else "no recipe fits the GPUs"
+    good.sort(key=lambda item: -item[0])
+    publics = [c for _, c in good if c.origin == "public" and load in c.recipe.concurrencies]
+    reference = publics[0] if publics else None
+    finalists = {c.recipe.digest: c for _, c in good[:FINALISTS]}
+    if reference is not None:
+        bar = _outcome(evaluator, reference, load, True)
+        better = [c for _, c in good if _not_worse(_outcome(evaluator, c, load, True), bar)]
+        finalists = {c.recipe.digest: c for c in (*better[:FINALISTS], reference)}
+    full = {
+        c.recipe.digest: o
+        for c, (_, _, o) in zip(
+            finalists.values(),
+            evaluator.map([(c.recipe, load, False) for c in finalists.values()]),
+            strict=True,
+        )
+    }
+    pool = [
+        c
+        for c in finalists.values()
+        if usable(full[c.recipe.digest]) and meets(request.slo, full[c.recipe.digest].metrics)
+    ]
+    if reference is not None and usable(full[reference.recipe.digest]):
+        pool = [c for c in pool if _not_worse(full[c.recipe.digest], full[reference.recipe.digest])]
+    if not pool:
+        return "the SLO is met in short runs only; relax it slightly"
+    best = max(pool, key=lambda c: objective_value(full[c.recipe.digest], c.recipe, request.objective))
+    beside = (reference.recipe, full[reference.recipe.digest]) if reference is not None else None
+    return _Chosen(best, full[best.recipe.digest], beside)
+
+
+def _outcome(evaluator: Evaluator, candidate: Candidate, load: int, short: bool) -> Outcome:
+    return next(iter(evaluator.map([(candidate.recipe, load, short)])))[2]
+
+
+def _not_worse(outcome: Outcome, bar: Outcome) -> bool:
+    return outcome.throughput >= bar.throughput and outcome.interactivity >= bar.interactivity
+
+
+def _point(candidate: Candidate, load: int, outcome: Outcome) -> EvaluatedPoint:
+    return EvaluatedPoint(
+        recipe=candidate.recipe.name,
+        topology=candidate.recipe.topology,
+        origin=candidate.origin,
+        num_gpus=candidate.recipe.num_gpus,
+        concurrency=load,
+        total_tokens_per_s_per_gpu=outcome.throughput,
+        tokens_per_s_per_user=outcome.interactivity,
+        median_ttft_ms=outcome.metrics["median_ttft_ms"],
+        usable=usable(outcome),
+    )
+
+
+def predicted(load: int, outcome: Outcome) -> PredictedMetrics:
+    """The record form of an outcome."""
+    names = ("total_tokens_per_s_per_gpu", "output_tokens_per_s_per_gpu", "tokens_per_s_per_user")
+    times = ("median_tpot_ms", "mean_tpot_ms", "median_ttft_ms", "mean_ttft_ms")
+    values = {name: outcome.metrics[name] for name in (*names, *times)}
+    return PredictedMetrics(concurrency=load, limit=outcome.limit, **values)
+
+
+def _scores(
+    request: PlanRequest, search: Search, chosen: dict[int, _Chosen]
+) -> tuple[NDArray[np.float64], list[Candidate], dict[tuple[int, int], Outcome]]:
+    """Objective of every chosen recipe at its own load and its neighbours'."""
+    loads = list(chosen)
+    recipes = list({c.candidate.recipe.digest: c.candidate for c in chosen.values()}.values())
+    home = {
+        c.candidate.recipe.digest: [
+            i for i, m in enumerate(loads) if chosen[m].candidate.recipe.digest == c.candidate.recipe.digest
+        ]
+        for c in chosen.values()
+    }
+    scores = np.full((len(recipes), len(loads)), np.nan)
+    outcomes: dict[tuple[int, int], Outcome] = {}
+    tasks = []
+    for row, candidate in enumerate(recipes):
+        for column, load in enumerate(loads):
+            if candidate.recipe.digest == chosen[load].candidate.recipe.digest:
+                outcomes[row, column] = chosen[load].outcome
+            elif min(abs(column - i) for i in home[candidate.recipe.digest]) <= NEIGHBOURS:
+                tasks.append((row, column, candidate, load))
+    results = search.evaluator.map([(c.recipe, load, True) for _, _, c, load in tasks])
+    for (row, column, _, _), (_, _, outcome) in zip(tasks, results, strict=True):
+        outcomes[row, column] = outcome
+    for (row, column), outcome in outcomes.items():
+        if usable(outcome) and meets(request.slo, outcome.metrics):
+            scores[row, column] = objective_value(outcome, recipes[row].recipe, request.objective)
+    for column, load in enumerate(loads):
+        own = recipes.index(chosen[load].candidate) if chosen[load].candidate in recipes else None
+        if own is None:
+            own = next(
+                i for i, c in enumerate(recipes) if c.recipe.digest == chosen[load].candidate.recipe.digest
+            )
+        # The choice at a load was made on full runs and both axes; short runs of others do not overrule it.
+        scores[:, column] = np.minimum(scores[:, column], scores[own, column])
+    return scores, recipes, outcomes
+
+
+def _table(
+    request: PlanRequest, search: Search, chosen: dict[int, _Chosen]
+) -> tuple[DispatchTable, list[float]]:
+    loads = list(chosen)
+    scores, recipes, outcomes = _scores(request, search, chosen)
+    lost = regrets(scores)
+    parts = segment(lost, request.max_recipes or len(loads))
+    rows = []
+    for part in parts:
+        low = 1 if part.first == 0 else loads[part.first - 1] + 1
+        rows.append(
+            DispatchRow(
+                min_concurrency=low,
+                max_concurrency=loads[part.last],
+                recipe=recipes[part.recipe].recipe,
+                predictions=tuple(
+                    predicted(loads[i], outcomes[part.recipe, i]) for i in range(part.first, part.last + 1)
+                ),
+                regret=part.regret,
+            )
+        )
+    bench = search.bench
+    table = DispatchTable(
+        model=bench.model.name,
+        hardware=bench.hardware.name,
+        stack=bench.stack.name,
+        isl=request.isl,
+        osl=request.osl,
+        random_range_ratio=request.random_range_ratio,
+        slo=request.slo,
+        num_gpus=request.num_gpus,
+        rows=tuple(rows),
+        max_regret=max(p.regret for p in parts),
+        mean_regret=float(np.mean([lost[p.recipe, i] for p in parts for i in range(p.first, p.last + 1)])),
+        provenance={
+            "calibration": bench.calibration.name,
+            "calibration_data": bench.calibration.data,
+            "objective": request.objective,
+            "seed": str(request.seed),
+        },
+    )
+    return table, regret_by_count(lost)
+
+
+def _comparisons(chosen: dict[int, _Chosen]) -> list[PublicComparison]:
+    return [
+        PublicComparison(
+            concurrency=load,
+            public=pick.public[0].name,
+            recommended=pick.candidate.recipe.name,
+            public_tokens_per_s_per_gpu=pick.public[1].throughput,
+            recommended_tokens_per_s_per_gpu=pick.outcome.throughput,
+            public_tokens_per_s_per_user=pick.public[1].interactivity,
+            recommended_tokens_per_s_per_user=pick.outcome.interactivity,
+        )
+        for load, pick in chosen.items()
+        if pick.public is not None
+    ]

@@ -1,0 +1,74 @@
+"""A plan as text for a terminal."""
+
+from __future__ import annotations
+
+from planner.plan import PlanResult
+from planner.text_table import number, percent, table
+
+
+def plan_text(result: PlanResult) -> str:
+    """Dispatch table, regret against the number of recipes, counts and the comparison with public recipes."""
+    plan = result.table
+    head = (
+        f"Dispatch table: {plan.model} on {plan.hardware}, up to {plan.num_gpus} GPUs, "
+        f"{plan.isl}/{plan.osl} tokens, stack {plan.stack}\n"
+        "All figures are simulated; throughput counts input and output tokens over all GPUs."
+    )
+    rows = [
+        (
+            f"{row.min_concurrency}-{row.max_concurrency}",
+            row.recipe.topology,
+            str(row.recipe.num_gpus),
+            number(best.total_tokens_per_s_per_gpu),
+            number(best.tokens_per_s_per_user),
+            number(best.median_ttft_ms / 1e3),
+            number(best.median_tpot_ms),
+            percent(row.regret),
+            best.limit,
+        )
+        for row in plan.rows
+        for best in row.predictions[-1:]
+    ]
+    header = ("concurrency", "recipe", "GPUs", "tok/s/GPU", "tok/s/user", "TTFT s", "TPOT ms", "regret", "limit")
+    parts = [head, table(rows, header), _regret(result), _counts(result), _public(result)]
+    if result.skipped:
+        parts.append(
+            "Concurrencies without a recipe:\n"
+            + "\n".join(f"  {load}: {reason}" for load, reason in result.skipped.items())
+        )
+    return "\n\n".join(part for part in parts if part)
+
+
+def _regret(result: PlanResult) -> str:
+    rows = [(str(count), percent(value)) for count, value in enumerate(result.regret_by_recipes, 1)]
+    return "Worst regret against the number of recipes:\n" + table(rows, ("recipes", "regret"))
+
+
+def _counts(result: PlanResult) -> str:
+    counts = result.counts
+    pruned = counts["pruned_by_rule"]
+    assert isinstance(pruned, dict)
+    by_rule = ", ".join(f"{rule} {count}" for rule, count in pruned.items())
+    return (
+        f"Recipes considered {counts['considered']}, pruned by rule {sum(pruned.values())}"
+        f"{f' ({by_rule})' if by_rule else ''}, screened by the fluid model {counts['screened_by_fluid_model']}, "
+        f"simulations {counts['simulations']}"
+    )
+
+
+def _public(result: PlanResult) -> str:
+    if not result.comparisons:
+        return ""
+    rows = [
+        (
+            str(c.concurrency),
+            c.public.rsplit("/", 1)[-1],
+            number(c.public_tokens_per_s_per_gpu),
+            number(c.recommended_tokens_per_s_per_gpu),
+            number(c.public_tokens_per_s_per_user),
+            number(c.recommended_tokens_per_s_per_user),
+        )
+        for c in result.comparisons
+    ]
+    header = ("concurrency", "public recipe", "its tok/s/GPU", "ours", "its tok/s/user", "ours")
+    return "Against public recipes at the same concurrency, both simulated:\n" + table(rows, header)

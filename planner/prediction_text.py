@@ -1,0 +1,136 @@
+"""A prediction as a report for people."""
+
+from __future__ import annotations
+
+from planner.text_table import number, percent, table
+from search_spaces.units import MS_PER_S
+from simulator.simulate import Prediction, RoleUse
+from simulator.world import Setting
+
+SHOWN_FRACTION = 0.0005
+"""Smaller shares of blocked time round to 0.0 % and are left out."""
+
+
+def prediction_text(prediction: Prediction, setting: Setting) -> str:
+    """The whole report; the same for equal inputs, so without the time it took."""
+    parts = [
+        _head(setting),
+        _headline(prediction),
+        _latencies(prediction),
+        _limit(prediction),
+        _stages(prediction),
+        _roles(prediction.roles),
+        *_breakdown(prediction),
+        _ceiling(prediction),
+    ]
+    if prediction.warnings:
+        parts.append("Warnings\n" + "\n".join(f"  - {text}" for text in prediction.warnings))
+    return "\n\n".join(parts)
+
+
+def _head(setting: Setting) -> str:
+    recipe, load, stack = setting.recipe, setting.workload, setting.stack
+    rows = [
+        ("recipe", f"{recipe.name}: {recipe.topology}, {recipe.num_gpus} GPUs"),
+        ("serves", f"{setting.model.name} on {setting.hardware.name} ({setting.hardware.gpu})"),
+        (
+            "load",
+            f"{load.isl}/{load.osl} tokens x [{load.random_range_ratio:g}, 1], concurrency "
+            f"{load.concurrency}, {load.measured_requests} {load.prompts} prompts, seed {setting.seed}",
+        ),
+        ("stack", f"{stack.name} (SGLang {stack.version}), calibration {setting.calibration.name}"),
+    ]
+    return table(rows, indent=0)
+
+
+def _headline(prediction: Prediction) -> str:
+    metrics = prediction.metrics
+    rows = [
+        ("total tok/s/GPU", number(metrics["total_tokens_per_s_per_gpu"])),
+        ("output tok/s/GPU", number(metrics["output_tokens_per_s_per_gpu"])),
+        ("tok/s/user", number(metrics["tokens_per_s_per_user"])),
+        ("requests/s", number(metrics["requests_per_s"])),
+    ]
+    return "Throughput\n" + table(rows)
+
+
+def _latencies(prediction: Prediction) -> str:
+    kinds = ("median", "mean", "p90", "p99")
+    rows = [
+        (name.upper(), *(number(prediction.metrics[f"{kind}_{name}_ms"]) for kind in kinds))
+        for name in ("ttft", "tpot", "e2e")
+    ]
+    return "Latency\n" + table(rows, ("ms", *kinds))
+
+
+def _limit(prediction: Prediction) -> str:
+    text = f"Limit: {prediction.limit}"
+    if not prediction.gains:
+        return text
+    ordered = sorted(prediction.gains.items(), key=lambda item: -item[1])
+    rows = [(name, percent(gain, signed=True)) for name, gain in ordered]
+    return f"{text}\n" + table(rows, ("a tenth more of", "tok/s/GPU"))
+
+
+def _stages(prediction: Prediction) -> str:
+    total = sum(prediction.stages_ms.values()) or 1.0
+    rows = [(name, number(ms), percent(ms / total)) for name, ms in prediction.stages_ms.items()]
+    return "Where a request's time goes\n" + table(rows, ("stage", "mean ms", "share"))
+
+
+def _roles(roles: list[RoleUse]) -> str:
+    rows = []
+    for use in roles:
+        blocked = [f"{n} {percent(s)}" for n, s in use.blocked_fraction.items() if s >= SHOWN_FRACTION]
+        rows.append(
+            (
+                use.role,
+                percent(use.prefill_busy_fraction) if use.mean_prefill_tokens_per_rank else "-",
+                percent(use.decode_busy_fraction) if use.mean_batch_per_rank else "-",
+                number(use.mean_batch_per_rank) if use.mean_batch_per_rank else "-",
+                number(use.largest_batch_per_rank) if use.mean_batch_per_rank else "-",
+                number(use.mean_context_tokens) if use.mean_batch_per_rank else "-",
+                number(use.mean_prefill_tokens_per_rank) if use.mean_prefill_tokens_per_rank else "-",
+                percent(use.idle_rank_fraction) if use.mean_prefill_tokens_per_rank else "-",
+                ", ".join(blocked) or "-",
+            )
+        )
+    header = (
+        "role", "prefilling", "decoding", "batch/rank", "largest", "context", "prefill tok/rank", "idle",
+        "queue waits for",
+    )  # fmt: skip
+    return "Roles (means over the run)\n" + table(rows, header)
+
+
+def _breakdown(prediction: Prediction) -> list[str]:
+    found = []
+    for step, parts in prediction.breakdown.items():
+        role, _, kind = step.partition(" ")
+        seconds = {name: float(part["seconds"]) for name, part in parts.items()}
+        total = sum(seconds.values())
+        if not total:
+            continue
+        rows = [
+            (
+                name.replace("_", " "),
+                number(MS_PER_S * seconds[name]),
+                percent(seconds[name] / total),
+                str(part["source"]),
+            )
+            for name, part in sorted(parts.items(), key=lambda item: -seconds[item[0]])
+        ]
+        title = kind if kind.startswith(role) else f"{role} {kind}"
+        found.append(
+            f"Mean {title}: {number(MS_PER_S * total)} ms of GPU time\n"
+            + table(rows, ("component", "ms", "share", "source"))
+        )
+    return found
+
+
+def _ceiling(prediction: Prediction) -> str:
+    highest = prediction.metrics["total_tokens_per_s_per_gpu"] / prediction.ceiling_fraction
+    rows = [(name, percent(share)) for name, share in prediction.ceiling_split.items()]
+    return (
+        f"Ceiling: {percent(prediction.ceiling_fraction)} of the {number(highest)} tok/s/GPU that the "
+        "platform's FLOPs allow\n" + table(rows, ("time at the ceiling", "share"))
+    )

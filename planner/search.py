@@ -1,0 +1,183 @@
+"""Search the recipe space: rules, then the fluid model, then the event loop under Optuna."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution
+from optuna.storages import InMemoryStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from planner.evaluate import Bench, Evaluator, Outcome
+from planner.screen import Candidate, Tally, lawful, lawful_candidate, screen, usable
+from search_spaces.recipe import Recipe
+from search_spaces.space import SearchSpace
+from search_spaces.workload import Slo
+
+logging.getLogger("optuna").setLevel(logging.WARNING)
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+class Search:
+    """One search: candidates per concurrency, kept in studies that survive a kill."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        spaces: Sequence[SearchSpace],
+        public: Sequence[Recipe],
+        num_gpus: int,
+        evaluator: Evaluator,
+        storage: Path | None,
+        slo: Slo,
+        objective: str,
+        seed: int = 0,
+    ) -> None:
+        """Args: what is fixed, spaces, public recipes, GPUs, evaluator, journal, SLO, objective, seed."""
+        self.bench, self.spaces, self.num_gpus = bench, spaces, num_gpus
+        self.public = [r for r in public if r.num_gpus <= num_gpus]
+        self.evaluator, self.slo, self.objective, self.seed = evaluator, slo, objective, seed
+        self.tally = Tally()
+        self._screening: dict[int, Future[tuple[list[Candidate], Tally]]] = {}
+        self._storage = (
+            JournalStorage(JournalFileBackend(str(storage))) if storage is not None else InMemoryStorage()
+        )
+
+    def candidate(self, space: SearchSpace, point: dict[str, Any], concurrency: int) -> Candidate | None:
+        """The valid, named recipe of a point, or None with the rule counted."""
+        return lawful_candidate(self.bench, space, point, concurrency, self.num_gpus, self.tally)
+
+    def study(self, concurrency: int) -> optuna.Study:
+        """The study of one concurrency; an interrupted one is continued."""
+        sampler = optuna.samplers.NSGAIIISampler(seed=self.seed + concurrency, population_size=16)
+        return optuna.create_study(
+            study_name=f"{self.evaluator.key(_NO_RECIPE, concurrency, True)}",
+            storage=self._storage,
+            sampler=sampler,
+            directions=["maximize", "maximize"],
+            load_if_exists=True,
+        )
+
+    def start_screening(self, concurrencies: Sequence[int], keep: int) -> None:
+        """Queue the fluid screening of all loads on the processes."""
+        for load in concurrencies:
+            self._screening[load] = self.evaluator.pool.submit(
+                screen, self.bench, tuple(self.spaces), self.num_gpus, self.slo, self.objective, load, keep
+            )
+
+    def run(self, concurrency: int, budget: int, on_trial: Callable[[], None]) -> dict[str, Candidate]:
+        """Explore one concurrency: public recipes first, then screened ones, then the sampler.
+
+        Returns candidates by recipe digest, all of them simulated at least at short fidelity.
+        """
+        study = self.study(concurrency)
+        done = {
+            t.user_attrs.get("digest") for t in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        }
+        screened, tally = self._screening.pop(concurrency).result()
+        self.tally.add(tally)
+        first = [Candidate(r, "public") for r in self.public_at(concurrency)] + screened
+        found = {c.recipe.digest: c for c in first}
+        outcomes = self.evaluator.map([(c.recipe, concurrency, True) for c in found.values()])
+        for candidate, (_, _, outcome) in zip(list(found.values()), outcomes, strict=True):
+            if candidate.recipe.digest not in done:
+                study.add_trial(self._as_trial(candidate, outcome))
+            on_trial()
+        self._sample(study, concurrency, budget, found, on_trial)
+        return found
+
+    def public_at(self, concurrency: int) -> list[Recipe]:
+        """Public recipes dispatched at a concurrency, and those whose range encloses it, that are lawful."""
+        near = sorted({c for r in self.public for c in r.concurrencies})
+        below = max((c for c in near if c <= concurrency), default=None)
+        above = min((c for c in near if c >= concurrency), default=None)
+        wanted = {c for c in (below, above) if c is not None}
+        return [
+            r
+            for r in self.public
+            if wanted & set(r.concurrencies) and lawful(self.bench, r, concurrency) is None
+        ]
+
+    def _sample(
+        self,
+        study: optuna.Study,
+        concurrency: int,
+        budget: int,
+        found: dict[str, Candidate],
+        on_trial: Callable[[], None],
+    ) -> None:
+        distributions = self._distributions()
+        batch = 8
+        for _ in range(0, budget, batch):
+            asked: list[tuple[optuna.Trial, Candidate]] = []
+            for _ in range(batch):
+                trial = study.ask(distributions)
+                candidate = self._decode(trial.params, concurrency)
+                on_trial()
+                if candidate is None:
+                    study.tell(trial, state=TrialState.PRUNED)
+                    continue
+                asked.append((trial, candidate))
+            outcomes = self.evaluator.map([(c.recipe, concurrency, True) for _, c in asked])
+            for (trial, candidate), (_, _, outcome) in zip(asked, outcomes, strict=True):
+                trial.set_user_attr("digest", candidate.recipe.digest)
+                trial.set_user_attr("recipe", candidate.recipe.name)
+                if usable(outcome):
+                    study.tell(trial, [outcome.throughput, outcome.interactivity])
+                    found.setdefault(candidate.recipe.digest, candidate)
+                else:
+                    study.tell(trial, state=TrialState.PRUNED)
+
+    def _distributions(self) -> dict[str, Any]:
+        """All knobs of all spaces as categoricals, the space itself included."""
+        names = tuple(space.name for space in self.spaces)
+        found: dict[str, Any] = {"space": CategoricalDistribution(names)}
+        for space in self.spaces:
+            for knob, choices in space.knobs().items():
+                found[f"{space.name}/{knob}"] = CategoricalDistribution(choices)
+        return found
+
+    def _decode(self, params: dict[str, Any], concurrency: int) -> Candidate | None:
+        space = next(s for s in self.spaces if s.name == params["space"])
+        point = {knob: params[f"{space.name}/{knob}"] for knob in space.knobs()}
+        return self.candidate(space, point, concurrency)
+
+    def _as_trial(self, candidate: Candidate, outcome: Outcome) -> FrozenTrial:
+        params: dict[str, Any] = {}
+        distributions: dict[str, Any] = {}
+        if candidate.point:
+            space = next(s for s in self.spaces if candidate.recipe.source.endswith(s.name))
+            everything = self._distributions()
+            params = {"space": space.name}
+            params |= {
+                f"{space.name}/{k}": v
+                for k, v in candidate.point.items()
+                if f"{space.name}/{k}" in everything
+            }
+            distributions = {k: everything[k] for k in params}
+        good = usable(outcome)
+        return create_trial(
+            state=TrialState.COMPLETE if good else TrialState.PRUNED,
+            values=[outcome.throughput, outcome.interactivity] if good else None,
+            params=params,
+            distributions=distributions,
+            user_attrs={
+                "digest": candidate.recipe.digest,
+                "recipe": candidate.recipe.name,
+                "origin": candidate.origin,
+            },
+        )
+
+
+class _NoRecipe:
+    digest = "study"
+
+
+_NO_RECIPE: Any = _NoRecipe()

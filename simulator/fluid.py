@@ -1,0 +1,157 @@
+"""Closed-form steady state of a closed loop: thousands of recipes per second, for screening.
+
+Requests are a fluid: queues are empty unless a resource is saturated, ranks are alike, and the run has
+neither start nor end. The event loop agrees with it where those assumptions hold.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from simulator import loop_state as ls
+from simulator.acceptance import mean_length
+from simulator.loop_kernels import decode_wall, look_1d, look_2d, prefill_wall
+from simulator.memory import PAGE_TOKENS
+from simulator.world import Setting, class_tables
+
+BISECTIONS = 40
+
+
+@dataclass(frozen=True)
+class FluidEstimate:
+    """Steady-state estimate; seconds, and tokens/s per GPU of all GPUs."""
+
+    total_tokens_per_s_per_gpu: float
+    tpot_s: float
+    ttft_s: float
+    requests_per_s: float
+
+    @property
+    def tokens_per_s_per_user(self) -> float:
+        """1 / TPOT."""
+        return 1.0 / self.tpot_s
+
+
+@njit(cache=True)
+def _decode_step(classes: Any, c: int, per_rank: float, context: float) -> float:
+    """Decode step wall time with `per_rank` sequences on each rank, padded to its graph."""
+    limit = classes.bucket.shape[1] - 1
+    batch = int(min(max(np.ceil(per_rank), 1.0), limit))
+    padded = classes.bucket[c, batch]
+    eager = 1 if padded < 0 else 0
+    size = batch if padded < 0 else padded
+    gpu = look_2d(classes.decode_rank[c], size, context * per_rank / size)
+    return decode_wall(classes, c, gpu + look_1d(classes.decode_group[c], per_rank), batch, eager)
+
+
+@njit(cache=True)
+def _decode_rate(classes: Any, c: int, running: float, ranks: float, iters: float, context: float) -> float:
+    """Requests per second of decode ranks that hold `running` requests in all."""
+    per_rank = running / ranks
+    return running / (iters * _decode_step(classes, c, per_rank, context))
+
+
+@njit(cache=True)
+def disaggregated(
+    classes: Any, p: int, d: int, load: float, isl: float, osl: float, iters: float, extra_s: float, cap: float
+) -> tuple[float, float, float]:
+    """Request rate, decode step time and time to first token of a prefill and a decode role.
+
+    Args:
+        classes: role constants and tables.
+        p: prefill class.
+        d: decode class.
+        load: requests in flight.
+        isl: mean prompt tokens.
+        osl: mean output tokens.
+        iters: mean decode steps per request.
+        extra_s: latency outside the workers.
+        cap: most running requests per decode rank.
+    """
+    context = isl + osl / 2
+    chunk = classes.i[p, ls.CHUNK]
+    gpu = look_2d(classes.prefill_rank[p], chunk, isl / 2) + look_1d(classes.prefill_group[p], chunk)
+    full_s = prefill_wall(classes, p, gpu)
+    prefill_ranks = classes.i[p, ls.DP] * classes.i[p, ls.WORKERS]
+    prefill_rate = prefill_ranks * chunk / full_s / isl
+    alone = look_2d(classes.prefill_rank[p], min(isl, chunk), isl / 2)
+    alone_s = prefill_wall(classes, p, alone + look_1d(classes.prefill_group[p], isl / classes.i[p, ls.DP]))
+    latency = extra_s + alone_s * 1.5
+    ranks = float(classes.i[d, ls.DP] * classes.i[d, ls.WORKERS])
+    low, high = 1e-3, min(load, cap * ranks)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        rate = _decode_rate(classes, d, middle, ranks, iters, context)
+        if middle + rate * latency > load or rate > prefill_rate:
+            high = middle
+        else:
+            low = middle
+    rate = min(_decode_rate(classes, d, low, ranks, iters, context), prefill_rate)
+    step = _decode_step(classes, d, low / ranks, context)
+    return rate, step, max(load / rate - iters * step, latency)
+
+
+@njit(cache=True)
+def aggregated(
+    classes: Any, c: int, load: float, isl: float, osl: float, iters: float, extra_s: float, cap: float
+) -> tuple[float, float, float]:
+    """The same for workers that prefill and decode in turn; decode waits while any rank prefills."""
+    context = isl + osl / 2
+    dp = float(classes.i[c, ls.DP])
+    ranks = dp * classes.i[c, ls.WORKERS]
+    chunk = float(classes.i[c, ls.CHUNK])
+    steps = max(np.ceil(isl / chunk), 1.0)
+    tokens = min(isl, chunk)
+    busy = dp if classes.i[c, ls.DELAYER] == 1 else max(1.0, min(dp, load / ranks / 8))
+    gpu = look_2d(classes.prefill_rank[c], tokens, isl / 2)
+    gpu += look_1d(classes.prefill_group[c], tokens * busy / dp)
+    stall_s = prefill_wall(classes, c, gpu) * steps / busy
+    low, high = 1e-3, min(load, cap * ranks)
+    rate, wall = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        step = _decode_step(classes, c, middle / ranks, context)
+        rate = middle / (iters * step + middle / classes.i[c, ls.WORKERS] * stall_s)
+        wall = step / max(1.0 - rate / classes.i[c, ls.WORKERS] * stall_s, 1e-3)
+        if middle + rate * (extra_s + stall_s * busy) > load:
+            high = middle
+        else:
+            low = middle
+    return rate, wall, max(load / rate - iters * wall, extra_s + stall_s * busy)
+
+
+def estimate(setting: Setting) -> FluidEstimate:
+    """Steady state of a setting.
+
+    Raises:
+        Infeasible: a role does not fit its GPUs.
+    """
+    classes, roles, _ = class_tables(setting)
+    workload, recipe = setting.workload, setting.recipe
+    isl, osl = workload.mean_isl, workload.mean_osl
+    length = mean_length(setting.calibration, setting.stack, workload, recipe.mtp)
+    iters = max(osl - 1, 1.0) / length
+    d = roles.index("decode") if recipe.is_disaggregated else 0
+    host = setting.scenario(recipe.serving).host
+    extra = host.request_latency_s + host.frontend_request_s + host.frontend_token_s * isl
+    full = classes.f[d, ls.FULL] / (isl + osl / 2 + classes.i[d, ls.RESERVE])
+    pages = 1.5 + (length / 4 if classes.i[d, ls.SWA_INTERVAL] else 0.0)
+    swa = classes.f[d, ls.SWA] / (PAGE_TOKENS * pages)
+    cap = min(float(classes.i[d, ls.MAX_RUNNING]), full, swa)
+    load = float(workload.concurrency)
+    if recipe.is_disaggregated:
+        extra += setting.calibration.transfer_latency_s
+        p = roles.index("prefill")
+        rate, step, ttft = disaggregated(classes, p, d, load, isl, osl, iters, extra, cap)
+    else:
+        rate, step, ttft = aggregated(classes, 0, load, isl, osl, iters, extra, cap)
+    return FluidEstimate(
+        total_tokens_per_s_per_gpu=rate * (isl + osl) / recipe.num_gpus,
+        tpot_s=step / length,
+        ttft_s=ttft,
+        requests_per_s=rate,
+    )
