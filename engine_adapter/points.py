@@ -73,6 +73,10 @@ def load_points(path: str | Path) -> list[MeasuredPoint]:
     return points
 
 
+NOMINAL_TOTAL = "published total is itself output"
+"""How a record says that its total was scaled up from output by the nominal lengths."""
+
+
 def point_from_record(record: Mapping[str, Any]) -> MeasuredPoint:
     """The point of one record; what cannot be predicted has `refused` set to the reason."""
     if not isinstance(record, Mapping):
@@ -101,6 +105,7 @@ def point_from_record(record: Mapping[str, Any]) -> MeasuredPoint:
             "recipe": recipe,
             "workload": workload,
             "measured": _measured(record),
+            "total_is_nominal": NOMINAL_TOTAL in str((record.get("measured_derived") or {}).get("how")),
             "refused": refused,
             "source": str(record["source"].get("ref") or ""),
         },

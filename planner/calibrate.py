@@ -131,7 +131,8 @@ def residuals(points: Sequence[MeasuredPoint], calibration: Calibration) -> Floa
                 seen[key] = metrics_of(run(setting_of(point, calibration)))
             except Infeasible:
                 seen[key] = None
-        predicted = seen[key]
+        raw = seen[key]
+        predicted = None if raw is None else point.as_published(raw)
         for metric, sigma in METRIC_SIGMA.items():
             if metric in point.measured:
                 error = 2.0 if predicted is None else predicted[metric] / point.measured[metric]

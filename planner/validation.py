@@ -220,18 +220,19 @@ def compare(point: MeasuredPoint, outcome: Outcome | None) -> PointResult:
     """One row of the report; `outcome` is None for a point that cannot be predicted."""
     measured = {name: point.measured[name] for name in METRICS if name in point.measured}
     outcome = outcome or Outcome("refused", point.refused, {}, None, None)
+    predicted = point.as_published(outcome.metrics)
     return PointResult(
         id=point.id,
         lane=lane_of(point),
         trust=point.trust,
         status=outcome.status,
         reason=outcome.reason,
-        predicted=outcome.metrics,
+        predicted=predicted,
         measured=measured,
         errors={
-            name: outcome.metrics[name] / value - 1
+            name: predicted[name] / value - 1
             for name, value in measured.items()
-            if name in outcome.metrics and value > 0
+            if name in predicted and value > 0
         },
         limit=outcome.limit,
         wall_s=outcome.wall_s,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -46,6 +47,9 @@ class MeasuredPoint(Noun):
     workload: Workload | None = None
     measured: dict[str, float] = Field(default_factory=dict)
     """Metric to value; the names are `METRICS`."""
+    total_is_nominal: bool = False
+    """Whether the published total is output throughput times (isl + osl) / osl of the nominal lengths,
+    rather than tokens counted."""
     refused: str | None = None
     source: str = ""
 
@@ -69,6 +73,14 @@ class MeasuredPoint(Noun):
     def concurrency(self) -> int | None:
         """Requests in flight, where the workload is known."""
         return self.workload.concurrency if self.workload else None
+
+    def as_published(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Counted metrics by this point's own definition of the total."""
+        found = dict(metrics)
+        if self.total_is_nominal and self.workload is not None and "output_tokens_per_s_per_gpu" in found:
+            nominal = (self.workload.isl + self.workload.osl) / self.workload.osl
+            found["total_tokens_per_s_per_gpu"] = found["output_tokens_per_s_per_gpu"] * nominal
+        return found
 
     @property
     def tokens_per_s_per_user(self) -> float | None:

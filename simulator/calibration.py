@@ -96,5 +96,7 @@ def load_calibration(path: str | None = None) -> Calibration:
     try:
         data = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        raise BadInput(f"calibration={path!r} cannot be read: {error}; give a calibration JSON file") from None
+        raise BadInput(
+            f"calibration={path!r} cannot be read: {error}; give a calibration JSON file"
+        ) from None
     return Calibration.parse(data, path)

@@ -14,7 +14,7 @@ from numba import njit
 
 from simulator import loop_state as ls
 from simulator.acceptance import mean_length
-from simulator.loop_kernels import decode_wall, look_1d, look_2d, prefill_wall
+from simulator.loop_costs import decode_wall, look_1d, look_2d, prefill_wall
 from simulator.memory import PAGE_TOKENS
 from simulator.world import Setting, class_tables
 
@@ -57,7 +57,15 @@ def _decode_rate(classes: Any, c: int, running: float, ranks: float, iters: floa
 
 @njit(cache=True)
 def disaggregated(
-    classes: Any, p: int, d: int, load: float, isl: float, osl: float, iters: float, extra_s: float, cap: float
+    classes: Any,
+    p: int,
+    d: int,
+    load: float,
+    isl: float,
+    osl: float,
+    iters: float,
+    extra_s: float,
+    cap: float,
 ) -> tuple[float, float, float]:
     """Request rate, decode step time and time to first token of a prefill and a decode role.
 

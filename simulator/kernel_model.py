@@ -8,34 +8,24 @@ nearest in architecture. Each answer says which of these it is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.interpolate import NearestNDInterpolator, RegularGridInterpolator
+from scipy.interpolate import NearestNDInterpolator
 from scipy.optimize import isotonic_regression
 
-from search_spaces.catalog_loader import hardware as hardware_named
-from search_spaces.errors import MissingData
 from search_spaces.hardware import Hardware
-from search_spaces.kernel_profile import MOE_KERNELS, KernelProfile, load_profile
+from search_spaces.kernel_profile import MOE_KERNELS
 from search_spaces.model import BYTES_BF16, ModelSpec
 from simulator import op_costs
+from simulator.kernel_grids import Grid, complete, pivot
+from simulator.kernel_owners import Owner, measured, owner_of
 from simulator.op_costs import Floats
 
 Source = Literal["measured", "interpolated", "fitted", "analytic"]
 
-BORROW_ORDER = {
-    "gb300": ("gb300", "b300", "gb200", "b200"),
-    "b300": ("b300", "gb300", "b200", "gb200"),
-    "gb200": ("gb200", "b200", "gb300", "b300"),
-    "b200": ("b200", "gb200", "b300", "gb300"),
-    "h200": ("h200", "h100"),
-    "h100": ("h100", "h200"),
-}
-"""Platforms whose efficiency may stand in, nearest first."""
 ALPHA_OF_CODE = {0: 0.0, 1: 1.01, 2: 1.2}
 """Distribution codes of the profile to power-law exponents."""
 BACKEND_KERNELS: dict[str, tuple[tuple[str, int], ...]] = {
@@ -56,109 +46,6 @@ KERNEL_PRECISION = {
 """Weights and activations of each measured kernel."""
 
 
-def smooth(log_time: Floats) -> Floats:
-    """Isotonic in both axes; rows and columns ascend in work."""
-    fitted = log_time.copy()
-    for _ in range(2):
-        fitted = np.stack([isotonic_regression(row).x for row in fitted])
-        fitted = np.stack([isotonic_regression(col).x for col in fitted.T]).T
-    return fitted
-
-
-class Grid:
-    """Measured seconds over two log axes; queries clamp to the support and report where they did."""
-
-    def __init__(self, x: Floats, y: Floats, seconds: Floats, monotone: bool = True) -> None:
-        """Args: ascending axes `x` (rows), `y` (columns) and seconds with the matching shape."""
-        self.x, self.y = x, y
-        log_time = np.log(seconds)
-        if monotone and len(x) > 1:
-            log_time = smooth(log_time)
-        rows = log_time if len(x) > 1 else np.repeat(log_time, 2, axis=0)
-        axis_x = x if len(x) > 1 else np.array([x[0], x[0] * 2])
-        columns = rows if len(y) > 1 else np.repeat(rows, 2, axis=1)
-        axis_y = y if len(y) > 1 else np.array([y[0], y[0] * 2])
-        self._at = RegularGridInterpolator((np.log(axis_x), np.log(axis_y)), columns)
-
-    def clamp(self, x: ArrayLike, y: ArrayLike) -> tuple[Floats, Floats]:
-        """The nearest point inside the support."""
-        cx = np.clip(np.asarray(x, float), self.x[0], self.x[-1])
-        cy = np.clip(np.asarray(y, float), self.y[0], self.y[-1])
-        return cx, cy
-
-    def seconds(self, x: ArrayLike, y: ArrayLike) -> Floats:
-        """Interpolated seconds at clamped coordinates."""
-        cx, cy = np.broadcast_arrays(*self.clamp(x, y))
-        found: Floats = np.exp(self._at(np.stack([np.log(cx), np.log(cy)], axis=-1)))
-        return found
-
-
-def _pivot(x: Floats, y: Floats, t: Floats) -> tuple[Floats, Floats, Floats]:
-    """Long rows to a matrix with NaN where nothing was measured; duplicates keep the median."""
-    xs, xi = np.unique(x, return_inverse=True)
-    ys, yi = np.unique(y, return_inverse=True)
-    matrix = np.full((len(xs), len(ys)), np.nan)
-    order = np.lexsort((t, yi, xi))
-    flat = (xi * len(ys) + yi)[order]
-    for cell in np.split(order, np.flatnonzero(np.diff(flat)) + 1):
-        matrix[xi[cell[0]], yi[cell[0]]] = np.median(t[cell])
-    return xs.astype(float), ys.astype(float), matrix
-
-
-def _complete(matrix: Floats, roofline: Floats) -> Floats:
-    """Fill cells that were not measured at the efficiency of the nearest measured cell of their row.
-
-    Large batches were measured on short contexts only, so rows end early.
-    """
-    efficiency = matrix / roofline
-    for row in efficiency:
-        known = np.flatnonzero(~np.isnan(row))
-        missing = np.flatnonzero(np.isnan(row))
-        if len(known):
-            row[missing] = row[known[np.argmin(np.abs(missing[:, None] - known[None, :]), axis=1)]]
-    filled: Floats = efficiency * roofline
-    return filled
-
-
-@dataclass(frozen=True)
-class Owner:
-    """A profile that holds a table, and the platform it was measured on."""
-
-    profile: KernelProfile
-    hardware: Hardware
-
-
-@cache
-def _profile(name: str) -> KernelProfile:
-    return load_profile(name)
-
-
-def owner_of(hw: Hardware, table: str, **equals: int) -> Owner | None:
-    """The nearest platform whose profile has rows of `table` with these column values."""
-    for name in BORROW_ORDER.get(hw.kernel_profile, (hw.kernel_profile,)):
-        try:
-            profile = _profile(name)
-        except MissingData:
-            continue
-        rows = profile.tables.get(table)
-        if rows is None or not len(rows["time_s" if "time_s" in rows else "dispatch_s"]):
-            continue
-        mask = np.ones(len(next(iter(rows.values()))), bool)
-        for column, value in equals.items():
-            mask &= rows[column] == value
-        if mask.any():
-            return Owner(profile, hw if name == hw.kernel_profile else hardware_named(name))
-    return None
-
-
-def _columns(owner: Owner, table: str, wanted: tuple[str, ...], **equals: int) -> list[Floats]:
-    rows = owner.profile.tables[table]
-    mask = np.ones(len(rows[wanted[0]]), bool)
-    for column, value in equals.items():
-        mask &= rows[column] == value
-    return [rows[c][mask].astype(float) for c in wanted]
-
-
 def _flat_score_excess(owner: Owner, model: int, phase: str, x: Floats, y: Floats) -> Floats:
     """Seconds by which the measured CSA module overstates top-k selection.
 
@@ -170,8 +57,8 @@ def _flat_score_excess(owner: Owner, model: int, phase: str, x: Floats, y: Float
     flat, last = (2, 3) if phase == "decode" else (0, 1)
     at = ("batch", "prefix", "time_s") if phase == "decode" else ("new_tokens", "prefix", "time_s")
     fixed = {"new_tokens": 1} if phase == "decode" else {"batch": 1}
-    slow = _columns(owner, "topk_calib", at, model=model, mode=flat, **fixed)
-    fast = _columns(owner, "topk_calib", at, model=model, mode=last, **fixed)
+    slow = measured(owner, "topk_calib", at, model=model, mode=flat, **fixed)
+    fast = measured(owner, "topk_calib", at, model=model, mode=last, **fixed)
     if not len(slow[0]) or len(slow[0]) != len(fast[0]):
         return np.zeros_like(x)
     # Context decides how many scores are ranked; weigh it so that the nearest row shares it.
@@ -185,11 +72,13 @@ def _decode_rows(owner: Owner, **equals: int) -> list[Floats]:
 
     The decode table ends early for large batches; the prefill table has one-token rows that go on.
     """
-    x, y, t = _columns(owner, "attn_decode", ("batch", "context", "time_s"), **equals)
+    x, y, t = measured(owner, "attn_decode", ("batch", "context", "time_s"), **equals)
     if equals["ratio"] == 4:
         t = np.maximum(t - _flat_score_excess(owner, equals["model"], "decode", x, y), 0.5 * t)
-    more = _columns(owner, "attn_prefill", ("batch", "prefix", "time_s"), new_tokens=1, **equals)
-    beyond = np.array([b > 64 and c > y[x == b].max(initial=0) for b, c in zip(more[0], more[1], strict=True)], bool)
+    more = measured(owner, "attn_prefill", ("batch", "prefix", "time_s"), new_tokens=1, **equals)
+    beyond = np.array(
+        [b > 64 and c > y[x == b].max(initial=0) for b, c in zip(more[0], more[1], strict=True)], bool
+    )
     return [np.concatenate([a, b[beyond]]) for a, b in zip((x, y, t), more, strict=True)]
 
 
@@ -201,32 +90,6 @@ class KernelModel:
         self.model, self.hw = model, hw
         self.code = 0 if model.num_experts > 256 else 1
 
-    @lru_cache(maxsize=64)
-    def _attention_grid(self, phase: str, ratio: int, heads: int) -> tuple[Grid, Owner, int] | None:
-        table = f"attn_{phase}"
-        owner = owner_of(self.hw, table, model=self.code, ratio=ratio)
-        if owner is None:
-            return None
-        available = np.unique(_columns(owner, table, ("heads",), model=self.code, ratio=ratio)[0])
-        used = int(available[np.argmin(np.abs(np.log(available / heads)))])
-        equals = {"model": self.code, "ratio": ratio, "heads": used}
-        if phase == "decode":
-            x, y, t = _decode_rows(owner, **equals)
-        else:
-            x, y, t = _columns(owner, table, ("new_tokens", "prefix", "time_s"), batch=1, **equals)
-            if ratio == 4:
-                t = np.maximum(t - _flat_score_excess(owner, self.code, phase, x, y), 0.5 * t)
-            y = y + 1
-        xs, ys, matrix = _pivot(x, y, t)
-        rows, columns = xs[:, None], ys[None, :]
-        if phase == "decode":
-            bound = op_costs.attention_s(self.model, owner.hardware, ratio, used, rows, columns, rows)
-        else:
-            bound = op_costs.attention_s(
-                self.model, owner.hardware, ratio, used, rows, columns - 1 + rows / 2, np.ones_like(rows)
-            )
-        return Grid(xs, ys, _complete(matrix, bound)), owner, used
-
     def attention_decode_s(
         self, ratio: int, heads: int, tokens: ArrayLike, context: ArrayLike
     ) -> tuple[Floats, Source]:
@@ -234,7 +97,7 @@ class KernelModel:
         tokens, context = np.broadcast_arrays(np.asarray(tokens, float), np.asarray(context, float))
         table_ratio = ratio or 128
         at = context if ratio else np.full_like(context, 128.0)
-        found = self._attention_grid("decode", table_ratio, heads)
+        found = _attention_grid(self, "decode", table_ratio, heads)
         if found is None:
             return op_costs.attention_s(self.model, self.hw, ratio, heads, tokens, at, tokens) * 2, "analytic"
         grid, owner, used = found
@@ -252,7 +115,7 @@ class KernelModel:
         )
         mean = prefix + tokens / (2 * sequences)
         wanted = op_costs.attention_s(self.model, self.hw, ratio, heads, tokens, mean, sequences)
-        found = self._attention_grid("prefill", ratio or 128, heads)
+        found = _attention_grid(self, "prefill", ratio or 128, heads)
         if found is None:
             return wanted * 2, "analytic"
         grid, owner, used = found
@@ -262,23 +125,11 @@ class KernelModel:
         )
         return grid.seconds(cx, cy) * wanted / known, self._source(owner)
 
-    @lru_cache(maxsize=8)
-    def _mhc_grid(self) -> tuple[Grid, Owner] | None:
-        owner = owner_of(self.hw, "mhc", hidden=self.model.hidden)
-        if owner is None:
-            return None
-        parts = [
-            _columns(owner, "mhc", ("tokens", "time_s"), hidden=self.model.hidden, op=op) for op in (0, 1)
-        ]
-        xs, _, pre = _pivot(parts[0][0], np.ones_like(parts[0][0]), parts[0][1])
-        _, _, post = _pivot(parts[1][0], np.ones_like(parts[1][0]), parts[1][1])
-        return Grid(xs, np.array([1.0]), pre + post), owner
-
     def mhc_s(self, tokens: ArrayLike) -> tuple[Floats, Source]:
         """Both hyper-connection sites of a layer, pre and post."""
         t = np.asarray(tokens, float)
         wanted = op_costs.mhc_s(self.model, self.hw, t)
-        found = self._mhc_grid()
+        found = _mhc_grid(self)
         if found is None:
             return wanted * 2, "analytic"
         grid, owner = found
@@ -286,24 +137,6 @@ class KernelModel:
         return grid.seconds(cx, cy) * wanted / op_costs.mhc_s(self.model, owner.hardware, cx), self._source(
             owner
         )
-
-    @lru_cache(maxsize=16)
-    def _megamoe_grids(self, prefill: bool) -> tuple[dict[float, Grid], Owner] | None:
-        phase = 0 if prefill else 1
-        owner = owner_of(self.hw, "megamoe", phase=phase, hidden=7168, inter=3072)
-        if owner is None:
-            return None
-        grids, base = {}, _pro_shape(self.model)
-        for code, alpha in ALPHA_OF_CODE.items():
-            x, y, t = _columns(
-                owner, "megamoe", ("tokens", "ep", "time_s"), phase=phase, distribution=code, hidden=7168, inter=3072
-            )
-            xs, ys, matrix = _pivot(x, y, t)
-            bound = np.stack([op_costs.moe_s(base, owner.hardware, xs, int(ep)) for ep in ys], axis=1)
-            log_time = np.log(_complete(matrix, bound))
-            by_ep = np.stack([isotonic_regression(col).x for col in log_time.T]).T
-            grids[alpha] = Grid(xs, ys, np.exp(by_ep), monotone=False)
-        return grids, owner
 
     def megamoe_s(
         self, tokens: ArrayLike, ep: int, alpha: float, prefill: bool, fp4_ratio: float | None
@@ -319,7 +152,7 @@ class KernelModel:
         """
         t = np.asarray(tokens, float)
         wanted = op_costs.moe_s(self.model, self.hw, t, ep)
-        found = self._megamoe_grids(prefill)
+        found = _megamoe_grids(self, prefill)
         if found is None:
             return wanted * 2, "analytic"
         grids, owner = found
@@ -342,28 +175,6 @@ class KernelModel:
         known = op_costs.moe_s(base, owner.hardware, cx, at_ep)
         return grid.seconds(cx, cy) * wanted / known
 
-    @lru_cache(maxsize=64)
-    def _moe_grid(self, kernel: str, moe_tp: int, ep: int) -> tuple[dict[float, Grid], Owner, int, int] | None:
-        shape = {
-            "hidden": self.model.hidden,
-            "inter": self.model.expert_inner,
-            "kernel": MOE_KERNELS[kernel],
-        }
-        owner = owner_of(self.hw, "moe", **shape)
-        if owner is None:
-            return None
-        tps, eps = _columns(owner, "moe", ("moe_tp", "moe_ep"), **shape)
-        best = int(np.argmin(np.abs(np.log(tps / moe_tp)) + np.abs(np.log(eps / ep))))
-        used_tp, used_ep = int(tps[best]), int(eps[best])
-        grids = {}
-        for code, alpha in ALPHA_OF_CODE.items():
-            equals = {"moe_tp": used_tp, "moe_ep": used_ep, "distribution": code, **shape}
-            x, t = _columns(owner, "moe", ("tokens", "time_s"), **equals)
-            if len(x):
-                xs, _, matrix = _pivot(x, np.ones_like(x), t)
-                grids[alpha] = Grid(xs, np.array([1.0]), matrix)
-        return grids, owner, used_tp, used_ep
-
     def grouped_moe_s(
         self, backend: str, tokens: ArrayLike, ep: int, moe_tp: int, weights: str, alpha: float
     ) -> tuple[Floats, Source]:
@@ -372,7 +183,7 @@ class KernelModel:
         activation = "bf16" if self.hw.sm < 100 and weights == "mxfp4" else "fp8"
         wanted = op_costs.moe_s(self.model, self.hw, t, ep, moe_tp, weights, activation, all_to_all=False)
         for kernel, lowest_sm in BACKEND_KERNELS[backend]:
-            found = self._moe_grid(kernel, moe_tp, ep) if self.hw.sm >= lowest_sm else None
+            found = _moe_grid(self, kernel, moe_tp, ep) if self.hw.sm >= lowest_sm else None
             if found is None:
                 continue
             grids, owner, used_tp, used_ep = found
@@ -384,23 +195,11 @@ class KernelModel:
             return grid.seconds(cx, cy) * wanted / known, self._source(owner)
         return wanted * 2, "analytic"
 
-    @lru_cache(maxsize=64)
-    def _gemm_grid(self, dtype: int, n: int, k: int) -> tuple[Grid, Owner, int, int] | None:
-        owner = owner_of(self.hw, "gemm", dtype=dtype)
-        if owner is None:
-            return None
-        ns, ks = _columns(owner, "gemm", ("n", "k"), dtype=dtype)
-        best = int(np.argmin(np.abs(np.log(ns / n)) + np.abs(np.log(ks / k))))
-        used_n, used_k = int(ns[best]), int(ks[best])
-        x, t = _columns(owner, "gemm", ("m", "time_s"), dtype=dtype, n=used_n, k=used_k)
-        xs, _, matrix = _pivot(x, np.ones_like(x), t)
-        return Grid(xs, np.array([1.0]), matrix), owner, used_n, used_k
-
     def gemm_s(self, m: ArrayLike, n: float, k: float, bf16: bool = False) -> tuple[Floats, Source]:
         """A dense product with block-FP8 (or BF16) weights."""
         t, width = np.asarray(m, float), BYTES_BF16 if bf16 else 1.0
         wanted = op_costs.gemm_s(t, n, k, self.hw, width)
-        found = self._gemm_grid(0 if bf16 else 1, round(n), round(k))
+        found = _gemm_grid(self, 0 if bf16 else 1, round(n), round(k))
         if found is None:
             return wanted * 1.5, "analytic"
         grid, owner, used_n, used_k = found
@@ -408,21 +207,12 @@ class KernelModel:
         known = op_costs.gemm_s(cx, used_n, used_k, owner.hardware, width)
         return grid.seconds(cx, cy) * wanted / known, self._source(owner)
 
-    @lru_cache(maxsize=16)
-    def _allreduce_grid(self) -> tuple[Grid, Owner] | None:
-        owner = owner_of(self.hw, "allreduce", graph=1)
-        if owner is None:
-            return None
-        x, y, t = _columns(owner, "allreduce", ("bytes", "num_gpus", "time_s"), graph=1)
-        xs, ys, matrix = _pivot(x, y, t)
-        return Grid(xs, ys, _complete(matrix, np.repeat(xs[:, None], len(ys), axis=1))), owner
-
     def allreduce_s(self, num_bytes: ArrayLike, num_gpus: int) -> tuple[Floats, Source]:
         """All-reduce inside one worker."""
         size = np.asarray(num_bytes, float)
         if num_gpus == 1:
             return np.zeros_like(size), "analytic"
-        found = self._allreduce_grid()
+        found = _allreduce_grid(self)
         if found is None:
             return 5e-6 + 2 * size / self.hw.nvlink_bytes_per_s, "analytic"
         grid, owner = found
@@ -432,6 +222,126 @@ class KernelModel:
 
     def _source(self, owner: Owner) -> Source:
         return "measured" if owner.hardware is self.hw else "interpolated"
+
+
+@lru_cache(maxsize=64)
+def _attention_grid(
+    kernels: KernelModel, phase: str, ratio: int, heads: int
+) -> tuple[Grid, Owner, int] | None:
+    table = f"attn_{phase}"
+    owner = owner_of(kernels.hw, table, model=kernels.code, ratio=ratio)
+    if owner is None:
+        return None
+    available = np.unique(measured(owner, table, ("heads",), model=kernels.code, ratio=ratio)[0])
+    used = int(available[np.argmin(np.abs(np.log(available / heads)))])
+    equals = {"model": kernels.code, "ratio": ratio, "heads": used}
+    if phase == "decode":
+        x, y, t = _decode_rows(owner, **equals)
+    else:
+        x, y, t = measured(owner, table, ("new_tokens", "prefix", "time_s"), batch=1, **equals)
+        if ratio == 4:
+            t = np.maximum(t - _flat_score_excess(owner, kernels.code, phase, x, y), 0.5 * t)
+        y = y + 1
+    xs, ys, matrix = pivot(x, y, t)
+    rows, columns = xs[:, None], ys[None, :]
+    if phase == "decode":
+        bound = op_costs.attention_s(kernels.model, owner.hardware, ratio, used, rows, columns, rows)
+    else:
+        bound = op_costs.attention_s(
+            kernels.model, owner.hardware, ratio, used, rows, columns - 1 + rows / 2, np.ones_like(rows)
+        )
+    return Grid(xs, ys, complete(matrix, bound)), owner, used
+
+
+@lru_cache(maxsize=8)
+def _mhc_grid(kernels: KernelModel) -> tuple[Grid, Owner] | None:
+    owner = owner_of(kernels.hw, "mhc", hidden=kernels.model.hidden)
+    if owner is None:
+        return None
+    pre, post = (
+        dict(
+            zip(
+                *measured(owner, "mhc", ("tokens", "time_s"), hidden=kernels.model.hidden, op=op), strict=True
+            )
+        )
+        for op in (0, 1)
+    )
+    both = np.array(sorted(pre.keys() & post.keys()))
+    seconds = np.array([[pre[tokens] + post[tokens]] for tokens in both])
+    return Grid(both, np.array([1.0]), seconds), owner
+
+
+@lru_cache(maxsize=16)
+def _megamoe_grids(kernels: KernelModel, prefill: bool) -> tuple[dict[float, Grid], Owner] | None:
+    phase = 0 if prefill else 1
+    owner = owner_of(kernels.hw, "megamoe", phase=phase, hidden=7168, inter=3072)
+    if owner is None:
+        return None
+    grids, base = {}, _pro_shape(kernels.model)
+    for code, alpha in ALPHA_OF_CODE.items():
+        x, y, t = measured(
+            owner,
+            "megamoe",
+            ("tokens", "ep", "time_s"),
+            phase=phase,
+            distribution=code,
+            hidden=7168,
+            inter=3072,
+        )
+        xs, ys, matrix = pivot(x, y, t)
+        bound = np.stack([op_costs.moe_s(base, owner.hardware, xs, int(ep)) for ep in ys], axis=1)
+        log_time = np.log(complete(matrix, bound))
+        by_ep = np.stack([isotonic_regression(col).x for col in log_time.T]).T
+        grids[alpha] = Grid(xs, ys, np.exp(by_ep), monotone=False)
+    return grids, owner
+
+
+@lru_cache(maxsize=64)
+def _moe_grid(
+    kernels: KernelModel, kernel: str, moe_tp: int, ep: int
+) -> tuple[dict[float, Grid], Owner, int, int] | None:
+    shape = {
+        "hidden": kernels.model.hidden,
+        "inter": kernels.model.expert_inner,
+        "kernel": MOE_KERNELS[kernel],
+    }
+    owner = owner_of(kernels.hw, "moe", **shape)
+    if owner is None:
+        return None
+    tps, eps = measured(owner, "moe", ("moe_tp", "moe_ep"), **shape)
+    best = int(np.argmin(np.abs(np.log(tps / moe_tp)) + np.abs(np.log(eps / ep))))
+    used_tp, used_ep = int(tps[best]), int(eps[best])
+    grids = {}
+    for code, alpha in ALPHA_OF_CODE.items():
+        equals = {"moe_tp": used_tp, "moe_ep": used_ep, "distribution": code, **shape}
+        x, t = measured(owner, "moe", ("tokens", "time_s"), **equals)
+        if len(x):
+            xs, _, matrix = pivot(x, np.ones_like(x), t)
+            grids[alpha] = Grid(xs, np.array([1.0]), matrix)
+    return grids, owner, used_tp, used_ep
+
+
+@lru_cache(maxsize=64)
+def _gemm_grid(kernels: KernelModel, dtype: int, n: int, k: int) -> tuple[Grid, Owner, int, int] | None:
+    owner = owner_of(kernels.hw, "gemm", dtype=dtype)
+    if owner is None:
+        return None
+    ns, ks = measured(owner, "gemm", ("n", "k"), dtype=dtype)
+    best = int(np.argmin(np.abs(np.log(ns / n)) + np.abs(np.log(ks / k))))
+    used_n, used_k = int(ns[best]), int(ks[best])
+    x, t = measured(owner, "gemm", ("m", "time_s"), dtype=dtype, n=used_n, k=used_k)
+    xs, _, matrix = pivot(x, np.ones_like(x), t)
+    return Grid(xs, np.array([1.0]), matrix), owner, used_n, used_k
+
+
+@lru_cache(maxsize=16)
+def _allreduce_grid(kernels: KernelModel) -> tuple[Grid, Owner] | None:
+    owner = owner_of(kernels.hw, "allreduce", graph=1)
+    if owner is None:
+        return None
+    x, y, t = measured(owner, "allreduce", ("bytes", "num_gpus", "time_s"), graph=1)
+    xs, ys, matrix = pivot(x, y, t)
+    return Grid(xs, ys, complete(matrix, np.repeat(xs[:, None], len(ys), axis=1))), owner
 
 
 @cache

@@ -6,37 +6,28 @@ from typing import Any
 
 from numba import njit
 
+from simulator.loop_costs import account_decode, decode_gpu, decode_wall, look_1d, look_2d, prefill_wall
 from simulator.loop_kernels import (
-    ARRIVAL,
     CLIP_ESTIMATE,
-    DELAYER_PASSES,
-    INFINITY,
-    RETRACT_DECODE_STEPS,
-    account_decode,
-    arrive,
     complete,
     decode_begin,
-    decode_gpu,
     decode_rank_end,
-    decode_wall,
-    dequeue,
-    enqueue_front,
     form_prefills,
-    num_running,
-    look_1d,
-    look_2d,
     may_prefill,
-    pop,
+    num_running,
     prefill_begin,
     prefill_end,
-    prefill_wall,
     start_running,
     swa_held,
     transferred,
 )
+from simulator.loop_queues import ARRIVAL, dequeue, enqueue_front, pop
+from simulator.loop_routing import arrive, send
 from simulator.loop_state import *
 
 RUNNING_ON, FINISHED, STUCK = 0, 1, 2
+RETRACT_DECODE_STEPS = 20.0
+DELAYER_PASSES = 29
 
 
 @inner
@@ -212,9 +203,17 @@ def earliest(groups: Any) -> int:
 
 
 @njit(cache=True)
-def advance(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, until: float) -> int:
-    """Run all events up to `until`; returns whether work goes on, is finished or can never finish."""
+def advance(
+    w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, until: float, stamp: int = SOURCE_STAMP
+) -> int:
+    """Run all events up to `until`; returns whether work goes on, is finished or can never finish.
+
+    The first call sends the requests before `NEXT_REQUEST` at time 0. Leave `stamp` alone.
+    """
     total = len(reqs.link)
+    if w.counters[SEQUENCE] == 0:
+        for req in range(w.counters[NEXT_REQUEST]):
+            send(w, reqs, req, 0.0)
     while w.counters[COMPLETED] < total:
         first = earliest(groups)
         step_s = groups.next_s[first]

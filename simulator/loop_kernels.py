@@ -8,217 +8,15 @@ cell under the iteration at which it finishes.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import numpy as np
-from numba import njit
-
+from simulator.loop_costs import account_decode, decode_gpu, decode_wall, look_1d, look_2d, prefill_wall
+from simulator.loop_queues import TRANSFERRED, dequeue, enqueue, enqueue_front, push
+from simulator.loop_routing import send
 from simulator.loop_state import *
 
-INFINITY = math.inf
-ARRIVAL, TRANSFERRED = 0, 1
 PAGE = 256.0
-RETRACT_DECODE_STEPS = 20.0
 CLIP_ESTIMATE = 4096.0
-DELAYER_PASSES = 29
-
-
-@inner
-def push(w: Any, time: float, kind: int, req: int) -> None:
-    """Insert an event; ties leave in insertion order."""
-    k = w.counters[HEAP_SIZE]
-    seq = w.counters[SEQUENCE]
-    w.counters[HEAP_SIZE] += 1
-    w.counters[SEQUENCE] += 1
-    while k > 0:
-        parent = (k - 1) >> 1
-        if w.heap_time[parent] <= time:
-            break
-        w.heap_time[k], w.heap_kind[k] = w.heap_time[parent], w.heap_kind[parent]
-        w.heap_req[k], w.heap_seq[k] = w.heap_req[parent], w.heap_seq[parent]
-        k = parent
-    w.heap_time[k], w.heap_kind[k], w.heap_req[k], w.heap_seq[k] = time, kind, req, seq
-
-
-@inner
-def _before(w: Any, a: int, b: int) -> bool:
-    if w.heap_time[a] != w.heap_time[b]:
-        return w.heap_time[a] < w.heap_time[b]
-    return w.heap_seq[a] < w.heap_seq[b]
-
-
-@inner
-def pop(w: Any) -> None:
-    """Remove the earliest event (read it from index 0 before)."""
-    n = w.counters[HEAP_SIZE] - 1
-    w.counters[HEAP_SIZE] = n
-    w.heap_time[0], w.heap_kind[0], w.heap_req[0], w.heap_seq[0] = (
-        w.heap_time[n], w.heap_kind[n], w.heap_req[n], w.heap_seq[n],
-    )
-    k = 0
-    while True:
-        child = 2 * k + 1
-        if child >= n:
-            break
-        if child + 1 < n and _before(w, child + 1, child):
-            child += 1
-        if _before(w, k, child):
-            break
-        for a in (w.heap_kind, w.heap_req, w.heap_seq):
-            a[k], a[child] = a[child], a[k]
-        w.heap_time[k], w.heap_time[child] = w.heap_time[child], w.heap_time[k]
-        k = child
-
-
-@inner
-def at(axis_log2_min: int, points: int, value: float) -> float:
-    """Fractional index of `value` on a log axis, clamped."""
-    x = (math.log2(max(value, 1e-9)) - axis_log2_min) * PER_OCTAVE
-    return min(max(x, 0.0), points - 1.000001)
-
-
-@inner
-def look_1d(table: Any, value: float) -> float:
-    """Linear interpolation on the token axis; below one token, in proportion."""
-    x = at(0, TOKEN_POINTS, value)
-    j = int(x)
-    return table[j] + (table[j + 1] - table[j]) * (x - j)
-
-
-@inner
-def look_2d(table: Any, value: float, context: float) -> float:
-    """Bilinear interpolation on the token and context axes."""
-    x = at(0, TOKEN_POINTS, value)
-    y = at(CONTEXT_LOG2_MIN, CONTEXT_POINTS, context)
-    j, k = int(x), int(y)
-    u, v = x - j, y - k
-    low = table[j, k] + (table[j, k + 1] - table[j, k]) * v
-    high = table[j + 1, k] + (table[j + 1, k + 1] - table[j + 1, k]) * v
-    return low + (high - low) * u
-
-
-@inner
-def uniform(w: Any) -> float:
-    """Next number of the loop's own random stream in [0, 1) (xorshift64*)."""
-    x = np.uint64(w.counters[RNG])
-    x ^= x >> np.uint64(12)
-    x ^= x << np.uint64(25)
-    x ^= x >> np.uint64(27)
-    w.counters[RNG] = np.int64(x)
-    return float((x * np.uint64(2685821657736338717)) >> np.uint64(11)) / 9007199254740992.0
-
-
-@inner
-def enqueue(ranks: Any, reqs: Any, r: int, req: int, head: int, tail: int) -> None:
-    """Append to the FIFO whose head and tail columns are given."""
-    reqs.link[req] = -1
-    if ranks.i[r, tail] >= 0:
-        reqs.link[ranks.i[r, tail]] = req
-    else:
-        ranks.i[r, head] = req
-    ranks.i[r, tail] = req
-
-
-@inner
-def enqueue_front(ranks: Any, reqs: Any, r: int, req: int) -> None:
-    """Put a request before all others of a rank's waiting queue."""
-    reqs.link[req] = ranks.i[r, Q_HEAD]
-    ranks.i[r, Q_HEAD] = req
-    if ranks.i[r, Q_TAIL] < 0:
-        ranks.i[r, Q_TAIL] = req
-    ranks.i[r, Q_LEN] += 1
-
-
-@inner
-def dequeue(ranks: Any, reqs: Any, r: int, head: int, tail: int) -> int:
-    """Take the first of a FIFO."""
-    req = ranks.i[r, head]
-    ranks.i[r, head] = reqs.link[req]
-    if ranks.i[r, head] < 0:
-        ranks.i[r, tail] = -1
-    return req
-
-
-@njit(cache=True)
-def send(w: Any, reqs: Any, req: int, now: float) -> None:
-    """A client sends a request: it queues at a frontend process, then reaches the workers."""
-    reqs.t[req, SEND] = now
-    k = 0
-    for j in range(len(w.frontends)):
-        if w.frontends[j] < w.frontends[k]:
-            k = j
-    start = max(now, w.frontends[k])
-    w.frontends[k] = start + w.clock[FRONT_REQUEST] + w.clock[FRONT_TOKEN] * reqs.i[req, ISL]
-    push(w, w.frontends[k] + w.clock[FRONT_LATENCY], ARRIVAL, req)
-
-
-@inner
-def pick_group(w: Any, groups: Any, ranks: Any, first: int, count: int, turn: int) -> int:
-    """Worker for a new request: 0 in turn, 1 fewest queued and active tokens, 2 at random."""
-    policy = w.counters[P_POLICY]
-    if count == 1:
-        return first
-    if policy == 2:
-        return first + int(uniform(w) * count)
-    start = w.counters[turn] % count
-    w.counters[turn] += 1
-    if policy == 0:
-        return first + start
-    best, least = -1, INFINITY
-    for j in range(count):
-        g = first + (start + j) % count
-        load = 0.0
-        for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
-            load += ranks.f[r, Q_TOKENS] + ranks.i[r, ACTIVE]
-        if load < least:
-            best, least = g, load
-    return best
-
-
-@inner
-def pick_rank(w: Any, classes: Any, groups: Any, ranks: Any, g: int, rooms: int) -> int:
-    """DP rank inside a worker: at random (random rooms), in turn, or the one with fewest requests."""
-    n = groups.i[g, RANKS]
-    r0 = groups.i[g, RANK0]
-    if n == 1:
-        return r0
-    if rooms == 1:
-        return r0 + int(uniform(w) * n)
-    turn = groups.i[g, TURN]
-    groups.i[g, TURN] += 1
-    if classes.i[groups.i[g, CLASS], BALANCE] == 0:
-        return r0 + turn % n
-    best, least = -1, 1 << 60
-    for j in range(n):
-        r = r0 + (turn + j) % n
-        load = ranks.i[r, ACTIVE] + ranks.i[r, Q_LEN]
-        if load < least:
-            best, least = r, load
-    return best
-
-
-@inner
-def arrive(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, req: int, now: float) -> int:
-    """Route an arrived request; returns the group to wake."""
-    reqs.t[req, ARRIVE] = now
-    at = w.groups_of
-    if at[AGGREGATED, 1] > 0:
-        g = pick_group(w, groups, ranks, at[AGGREGATED, 0], at[AGGREGATED, 1], TURN_D)
-        r = pick_rank(w, classes, groups, ranks, g, 0)
-        reqs.i[req, D_GROUP], reqs.i[req, D_RANK] = g, r
-        reqs.i[req, TARGET] = reqs.i[req, ISL]
-    else:
-        p = pick_group(w, groups, ranks, at[PREFILL, 0], at[PREFILL, 1], TURN_P)
-        pr = pick_rank(w, classes, groups, ranks, p, w.counters[ROOMS])
-        reqs.i[req, P_GROUP], reqs.i[req, P_RANK] = p, pr
-        ranks.f[pr, Q_TOKENS] += reqs.i[req, ISL]
-        g = pick_group(w, groups, ranks, at[DECODE, 0], at[DECODE, 1], TURN_D)
-        r = pick_rank(w, classes, groups, ranks, g, 0)
-        reqs.i[req, D_GROUP], reqs.i[req, D_RANK] = g, r
-    enqueue(ranks, reqs, r, req, Q_HEAD, Q_TAIL)
-    ranks.i[r, Q_LEN] += 1
-    return g
 
 
 @inner
@@ -351,14 +149,9 @@ def form_prefill(classes: Any, c: int, ranks: Any, reqs: Any, r: int, now: float
 
 
 @inner
-def prefill_wall(classes: Any, c: int, gpu: float) -> float:
-    """Wall time of an eager step (`step_cost.prefill_step_s`)."""
-    launch = classes.f[c, LAUNCH]
-    return max(gpu + classes.f[c, EXPOSED] * launch, launch) + classes.f[c, PREFILL_BASE]
-
-
-@inner
-def form_prefills(classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> tuple[int, float, int]:
+def form_prefills(
+    classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float
+) -> tuple[int, float, int]:
     """Build the prefill batches of a worker: all tokens, the slowest rank's seconds, ranks with tokens."""
     c, total, slowest, busy = groups.i[g, CLASS], 0, 0.0, 0
     for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
@@ -443,42 +236,6 @@ def transferred(groups: Any, ranks: Any, reqs: Any, req: int, now: float) -> Non
 
 
 @inner
-def decode_gpu(classes: Any, c: int, groups: Any, ranks: Any, g: int) -> tuple[float, int, int]:
-    """GPU seconds of a decode step, the largest batch of a rank, and 1 when it runs eagerly."""
-    r0, n = groups.i[g, RANK0], groups.i[g, RANKS]
-    largest, total, eager = 0, 0, 0
-    for r in range(r0, r0 + n):
-        b = ranks.i[r, RUNNING] + ranks.i[r, LINGER]
-        largest = max(largest, b)
-        total += b
-    padded = classes.bucket[c, min(largest, classes.bucket.shape[1] - 1)]
-    if padded < 0:
-        eager, padded = 1, largest
-    slowest = 0.0
-    for r in range(r0, r0 + n):
-        b = ranks.i[r, RUNNING] + ranks.i[r, LINGER]
-        if b == 0 and padded == 0:
-            continue
-        size = padded
-        if classes.i[c, LOCAL_BUCKETS] == 1 and eager == 0:
-            size = classes.bucket[c, b]
-        if size <= 0:
-            continue
-        context = (ranks.f[r, CONTEXT] + ranks.f[r, LINGER_CONTEXT]) / size
-        slowest = max(slowest, look_2d(classes.decode_rank[c], size, context))
-    return slowest + look_1d(classes.decode_group[c], total / n), largest, eager
-
-
-@inner
-def decode_wall(classes: Any, c: int, gpu: float, largest: int, eager: int) -> float:
-    """Wall time of a decode step (`step_cost.decode_step_s`)."""
-    host = classes.f[c, HOST_BASE] + classes.f[c, HOST_SEQ] * largest
-    if eager == 1:
-        host += classes.f[c, EAGER]
-    return max(gpu + classes.f[c, GAP] + classes.f[c, SEQ_EXPOSED] * largest, host) + classes.f[c, EXTEND]
-
-
-@inner
 def decode_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
     """Start the next step of a decode worker; its queues advance every few iterations, or when idle."""
     c, running = groups.i[g, CLASS], num_running(groups, ranks, g)
@@ -495,21 +252,6 @@ def decode_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: in
     groups.begun_s[g] = now
     groups.next_s[g] = now + wall
     account_decode(w, groups, ranks, g, c, wall, running, largest)
-
-
-@inner
-def account_decode(w: Any, groups: Any, ranks: Any, g: int, c: int, wall: float, running: int, largest: int) -> None:
-    """Add a decode step to the totals."""
-    context = 0.0
-    for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
-        context += ranks.f[r, CONTEXT]
-    groups.i[g, STEP_COUNT] += 1
-    w.totals[c, BUSY_DECODE] += wall
-    w.totals[c, STEPS_DECODE] += 1
-    w.totals[c, BATCH_SUM] += running
-    w.totals[c, CONTEXT_SUM] += context
-    w.totals[c, RANK_STEPS] += groups.i[g, RANKS]
-    w.totals[c, RANK_MAX_SUM] += largest
 
 
 @inner

@@ -6,6 +6,9 @@ step together; a *rank* is one attention-DP rank. All times are seconds, all siz
 
 from __future__ import annotations
 
+import math
+import zlib
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +20,11 @@ I8 = NDArray[np.int64]
 
 inner = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """Compiles what compiled code alone calls: without wrappers for Python, and cached inside its callers."""
+SOURCE_STAMP = zlib.crc32(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("loop_*.py"))))
+"""Of all files of the loop. Numba's cache looks at the file of the cached function alone; as the default of
+one of its arguments this number is part of the key, so that an edit elsewhere is not missed."""
 
+INFINITY = math.inf
 PREFILL, DECODE, AGGREGATED = 0, 1, 2
 PER_OCTAVE = 4
 """Points per factor of two on the axes of the cost tables."""
@@ -27,6 +34,7 @@ CONTEXT_LOG2_MIN = 5
 CONTEXT_POINTS = (20 - CONTEXT_LOG2_MIN) * PER_OCTAVE + 1
 """Axis 2**5 .. 2**20 tokens of context."""
 
+# fmt: off
 # Columns of Classes.i
 ROLE, CHUNK, MAX_PREFILL, MAX_RUNNING, SLOTS, POLL, RESERVE, DRAFT, LOCAL_BUCKETS, DELAYER = range(10)
 INTERVAL, DP, WORKERS, SPEC, CLIP, SWA_INTERVAL, MIXED, BALANCE, NUM_CLASS_INTS = range(10, 19)
@@ -40,19 +48,22 @@ EXPOSED, PREFILL_BASE, NUM_CLASS_FLOATS = range(10, 13)
 # Columns of Requests.t
 SEND, ARRIVE, GRANT, PREFILL_START, PREFILL_END, READY, FIRST, DONE, NUM_TIMES = range(9)
 # Columns of Requests.i
-ISL, OSL, ITERS, P_GROUP, P_RANK, D_GROUP, D_RANK, PROGRESS, TARGET, START_ITER, GENERATED, TAKE, NUM_REQ_INTS = (
-    range(13)
-)
+(ISL, OSL, ITERS, P_GROUP, P_RANK, D_GROUP, D_RANK, PROGRESS, TARGET, START_ITER, GENERATED, TAKE,
+ NUM_REQ_INTS) = range(13)
 # Columns of Ranks.i
 (Q_HEAD, Q_TAIL, Q_LEN, R_HEAD, R_TAIL, RUNNING, ACTIVE, ITERATION, C_HEAD, C_TAIL, C_TOKENS, LINGER, PARTIAL,
  EVICTED_AT, NUM_RANK_INTS) = range(15)
 # Columns of Ranks.f
-USED_FULL, USED_SWA, CONTEXT, ACCEPT, LINGER_FULL, LINGER_SWA, LINGER_CONTEXT, NTR, REMAINING, C_CONTEXT, Q_TOKENS, (
-    NUM_RANK_FLOATS
-) = range(12)
+(USED_FULL, USED_SWA, CONTEXT, ACCEPT, LINGER_FULL, LINGER_SWA, LINGER_CONTEXT, NTR, REMAINING, C_CONTEXT,
+ Q_TOKENS, NUM_RANK_FLOATS) = range(12)
 # Columns of Groups.i
 CLASS, RANK0, RANKS, STATE, TURN, PREFILL_AGE, STEP_COUNT, DECODE_STREAK, NUM_GROUP_INTS = range(9)
 IDLE, IN_PREFILL, IN_DECODE, IN_MIXED = range(4)
+# Columns of World.counters and World.clock
+(HEAP_SIZE, SEQUENCE, NEXT_REQUEST, COMPLETED, TURN_P, TURN_D, RNG, MODE, CONCURRENCY, P_POLICY, ROOMS,
+ DONE_HEAD, NUM_COUNTERS) = range(13)
+NOW, FRONT_REQUEST, FRONT_TOKEN, FRONT_LATENCY, NUM_CLOCKS = range(5)
+# fmt: on
 
 
 class Classes(NamedTuple):
@@ -124,9 +135,3 @@ class World(NamedTuple):
     """[class, column] sums over the run."""
     groups_of: I8
     """[role, 2] first group and number of groups per role."""
-
-
-HEAP_SIZE, SEQUENCE, NEXT_REQUEST, COMPLETED, TURN_P, TURN_D, RNG, MODE, CONCURRENCY, P_POLICY, ROOMS, DONE_HEAD, NUM_COUNTERS = (
-    range(13)
-)
-NOW, FRONT_REQUEST, FRONT_TOKEN, FRONT_LATENCY, NUM_CLOCKS = range(5)

@@ -64,9 +64,10 @@ def weight_bytes(
     }
     indexer_query = model.q_lora * model.indexer_heads * model.indexer_dim
     indexer = indexer_query * BYTES_FP8 + (model.params_indexer - indexer_query) * BYTES_BF16
-    compressors = model.num_c4_layers * (
-        model.params_compressor(4) * BYTES_BF16 + indexer
-    ) + model.num_c128_layers * model.params_compressor(128) * BYTES_BF16
+    compressors = (
+        model.num_c4_layers * (model.params_compressor(4) * BYTES_BF16 + indexer)
+        + model.num_c128_layers * model.params_compressor(128) * BYTES_BF16
+    )
     table = model.params_embedding * BYTES_BF16
     head_shards = attention_tp if group.dp_lm_head else group.tp
     embedding_shards = 1 if group.attention_dp > 1 else group.tp
@@ -171,8 +172,8 @@ def memory_budget(
     swa = int(full * group.swa_full_tokens_ratio) // PAGE_TOKENS * PAGE_TOKENS
     if full < 2 * PAGE_TOKENS or swa < 2 * PAGE_TOKENS:
         raise Infeasible(
-            f"{role} {group.label} on {hardware.name}: weights {gb(sum(weights.values())):.1f} GB and request "
-            f"state {gb(state):.1f} GB leave {gb(available - state):.1f} GB for KV at "
+            f"{role} {group.label} on {hardware.name}: weights {gb(sum(weights.values())):.1f} GB and "
+            f"request state {gb(state):.1f} GB leave {gb(available - state):.1f} GB for KV at "
             f"mem_fraction_static={group.mem_fraction_static}; widen the worker, raise mem_fraction_static "
             "or lower max_running_per_rank",
             rule="memory",
@@ -200,9 +201,7 @@ def transfer_bytes(model: ModelSpec, prompt_tokens: int, group: EngineGroup) -> 
     long_lived = pages * (model.num_c4_layers * (37_440 + 8_448) + model.num_c128_layers * 1_728)
     window_pages = -(-swa_tail_tokens(prompt_tokens) // PAGE_TOKENS)
     ring = 16 if group.mtp else 8
-    window = window_pages * (
-        149_760 * model.num_layers + ring * C4_STATE_ROW_BYTES * model.num_c4_layers
-    )
+    window = window_pages * (149_760 * model.num_layers + ring * C4_STATE_ROW_BYTES * model.num_c4_layers)
     state = 0.0
     if prompt_tokens % 128:
         state = (

@@ -11,7 +11,12 @@ Floats = NDArray[np.float64]
 
 
 def serving_metrics(
-    isl: NDArray[np.int64], osl: NDArray[np.int64], sent_s: Floats, first_s: Floats, done_s: Floats, num_gpus: int
+    isl: NDArray[np.int64],
+    osl: NDArray[np.int64],
+    sent_s: Floats,
+    first_s: Floats,
+    done_s: Floats,
+    num_gpus: int,
 ) -> dict[str, float]:
     """End-to-end metrics as InferenceX and sglang's load generator define them.
 
@@ -44,5 +49,7 @@ def serving_metrics(
         found[f"median_{name}_ms"] = float(np.median(values)) * MS_PER_S
         for percentile in (90, 99):
             found[f"p{percentile}_{name}_ms"] = float(np.percentile(values, percentile)) * MS_PER_S
-    found["tokens_per_s_per_user"] = MS_PER_S / found["median_tpot_ms"] if found["median_tpot_ms"] > 0 else 0.0
+    found["tokens_per_s_per_user"] = (
+        MS_PER_S / found["median_tpot_ms"] if found["median_tpot_ms"] > 0 else 0.0
+    )
     return found

@@ -39,10 +39,10 @@ def gemm_s(m: ArrayLike, n: float, k: float, hw: Hardware, weight_bytes: float =
 def keys_per_query(model: ModelSpec, ratio: int, context: ArrayLike) -> Floats:
     """Mean keys a query attends to with `context` tokens before it (continuous in context)."""
     ctx = np.asarray(context, float)
-    window = np.minimum(ctx, model.sliding_window)
+    keys: Floats = np.minimum(ctx, model.sliding_window)
     if ratio == 4:
-        return window + np.minimum(ctx / 4, model.indexer_topk)
-    return window + (ctx / 128 if ratio == 128 else 0.0)
+        keys = keys + np.minimum(ctx / 4, model.indexer_topk)
+    return keys + ctx / 128 if ratio == 128 else keys
 
 
 def attention_s(
@@ -144,9 +144,7 @@ def mhc_s(model: ModelSpec, hw: Hardware, tokens: ArrayLike) -> Floats:
     """Roofline of both hyper-connection sites of a layer: the streams are read and written."""
     t = np.asarray(tokens, float)
     moved = 2 * t * model.hidden * BYTES_BF16 * (2 * model.mhc_streams + 2)
-    return _bound(
-        2 * t * model.params_mhc, moved + model.params_mhc * BYTES_FP32, hw.bf16_flops, hw
-    )
+    return _bound(2 * t * model.params_mhc, moved + model.params_mhc * BYTES_FP32, hw.bf16_flops, hw)
 
 
 def norm_s(model: ModelSpec, hw: Hardware, tokens: ArrayLike, count: int = 2) -> Floats:

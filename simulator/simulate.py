@@ -114,10 +114,7 @@ def _stages(done: Run) -> dict[str, float]:
     if not done.setting.recipe.is_disaggregated:
         times[:, ls.GRANT] = times[:, ls.ARRIVE]
         times[:, ls.READY] = times[:, ls.PREFILL_END]
-    return {
-        name: float(np.mean(times[:, end] - times[:, begin])) * 1e3  # noqa: E501
-        for name, begin, end in STAGES
-    }
+    return {name: float(np.mean(times[:, end] - times[:, begin])) * 1e3 for name, begin, end in STAGES}
 
 
 def _saturated(roles: list[RoleUse], stages: dict[str, float]) -> str:
@@ -152,7 +149,9 @@ def _warnings(done: Run, roles: list[RoleUse]) -> list[str]:
                 "raise swa_full_tokens_ratio or lower max_running_per_rank"
             )
         if use.retractions:
-            found.append(f"{use.role}: {use.retractions} retractions; lower max_running_per_rank or raise memory")
+            found.append(
+                f"{use.role}: {use.retractions} retractions; lower max_running_per_rank or raise memory"
+            )
     return found
 
 

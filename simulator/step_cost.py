@@ -25,7 +25,15 @@ ROUTER_TOPK_S = 3e-6
 """Top-k of the router beside its GEMM (order of one small kernel; analytic)."""
 SHARED_OVERLAP_TOKENS = {True: 128, False: 64}
 """Largest token count at which the shared expert hides on a second stream inside a graph; key: SM >= 100."""
-RANK_COMPONENTS = ("attention", "mhc", "shared_expert", "router_and_norms", "attention_collective", "head", "unfused_kernels")
+RANK_COMPONENTS = (
+    "attention",
+    "mhc",
+    "shared_expert",
+    "router_and_norms",
+    "attention_collective",
+    "head",
+    "unfused_kernels",
+)
 """Components that a rank pays for its own tokens; the rest is common to the group."""
 
 
@@ -104,7 +112,11 @@ def moe_seconds(scn: Scenario, tokens: Floats, prefill: bool) -> tuple[Floats, S
 
 
 def layer_cost(
-    scn: Scenario, ratio: int, tokens: Floats, attention: tuple[Floats, Source], moe: tuple[Floats, Source],
+    scn: Scenario,
+    ratio: int,
+    tokens: Floats,
+    attention: tuple[Floats, Source],
+    moe: tuple[Floats, Source],
     graph: bool,
 ) -> StepCost:
     """One layer around a given attention module and MoE."""
@@ -125,7 +137,9 @@ def layer_cost(
     cost.add("shared_expert", shared, source)
     router, source = kernels.gemm_s(tokens, model.num_experts, model.hidden, bf16=True)
     norms = op_costs.norm_s(model, hw, tokens)
-    cost.add("router_and_norms", router + norms + ROUTER_TOPK_S, "analytic" if source == "analytic" else source)
+    cost.add(
+        "router_and_norms", router + norms + ROUTER_TOPK_S, "analytic" if source == "analytic" else source
+    )
     if group.attention_tp > 1:
         moved = tokens * model.hidden * BYTES_BF16
         cost.add("attention_collective", *kernels.allreduce_s(moved, group.attention_tp))
@@ -179,13 +193,17 @@ def forward_cost(
     return _scaled(total, scn.calibration.kernel_slowdown)
 
 
-def mtp_layer_cost(scn: Scenario, tokens: ArrayLike, context: ArrayLike, prefill: bool, rows: ArrayLike) -> StepCost:
+def mtp_layer_cost(
+    scn: Scenario, tokens: ArrayLike, context: ArrayLike, prefill: bool, rows: ArrayLike
+) -> StepCost:
     """GPU cost of the MTP layer and the draft head."""
     t, ctx = np.broadcast_arrays(np.asarray(tokens, float), np.asarray(context, float))
     heads = max(1, scn.model.num_heads // scn.group.attention_tp)
     moe = moe_seconds(scn, t, prefill)
     attention = scn.kernels.attention_decode_s(0, heads, np.minimum(t, 1024.0), ctx)
-    layer = layer_cost(scn, 0, t, attention, moe, graph=not prefill).merged(head_cost(scn, np.asarray(rows, float)))
+    layer = layer_cost(scn, 0, t, attention, moe, graph=not prefill).merged(
+        head_cost(scn, np.asarray(rows, float))
+    )
     return _scaled(layer, scn.calibration.kernel_slowdown)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import simpy
@@ -25,6 +26,7 @@ from simulator import loop_state as ls
 from simulator.acceptance import decode_iterations
 from simulator.calibration import Calibration
 from simulator.cost_tables import RoleTables, decode_tables, padded_batch, prefill_tables
+from simulator.lengths import lengths
 from simulator.loop_aggregated import FINISHED, STUCK, advance
 from simulator.memory import PAGE_TOKENS, MemoryBudget, memory_budget, transfer_bytes
 from simulator.rng import loop_seed, stream
@@ -82,24 +84,6 @@ class Run:
     groups_per_role: list[int]
 
 
-HARNESS_SEED = {"inferencex": 0, "bench_serving": 42}
-"""Default seeds of the load generators, which draw lengths from NumPy's legacy generator."""
-
-
-def lengths(workload: Workload, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Input and output lengths of the measured requests, uniform as the harness draws them.
-
-    Seed 0 replays the very numbers of a default run of that harness; others are fresh draws.
-    """
-    rng = np.random.RandomState(HARNESS_SEED[workload.harness] + seed)
-    count = workload.measured_requests
-    drawn = []
-    for nominal in (workload.isl, workload.osl):
-        low = max(1, int(nominal * workload.random_range_ratio))
-        drawn.append(rng.randint(low, nominal + 1, size=count).astype(np.int64))
-    return drawn[0], drawn[1]
-
-
 def _relieved(budget: MemoryBudget, group: EngineGroup, relief: Relief) -> tuple[float, float, int, int]:
     """Full tokens, window tokens, running limit and slots after relief."""
     return (
@@ -110,7 +94,9 @@ def _relieved(budget: MemoryBudget, group: EngineGroup, relief: Relief) -> tuple
     )
 
 
-def _class_rows(setting: Setting, role: str, group: EngineGroup, budget: MemoryBudget) -> tuple[list[int], list[float]]:
+def _class_rows(
+    setting: Setting, role: str, group: EngineGroup, budget: MemoryBudget
+) -> tuple[list[int], list[float]]:
     host, relief = setting.scenario(group).host, setting.relief
     full, swa, running, slots = _relieved(budget, group, relief)
     balance = 1 if group.load_balance in ("total_requests", "total_tokens") else 0
@@ -271,7 +257,10 @@ def _transfer_seconds(setting: Setting, isl: NDArray[np.int64]) -> NDArray[np.fl
 
 
 def _groups(setting: Setting, roles: list[str]) -> tuple[ls.Groups, int, NDArray[np.int64], list[int]]:
-    rows, rank, groups_of, counts = [], 0, np.zeros((3, 2), dtype=np.int64), []
+    groups_of = np.zeros((3, 2), dtype=np.int64)
+    rows: list[list[int]] = []
+    counts: list[int] = []
+    rank = 0
     for index, role in enumerate(roles):
         group = setting.recipe.groups[role]
         groups_of[ROLE_CODES[role]] = (len(rows), group.num_workers)
@@ -334,11 +323,33 @@ def _world(setting: Setting, num_classes: int, groups_of: NDArray[np.int64]) -> 
     )
 
 
-@lru_cache(maxsize=1)
-def _send_function() -> Callable[..., None]:
-    from simulator.loop_kernels import send
+class State(NamedTuple):
+    """All that the loop works on, before or after it ran."""
 
-    return send  # type: ignore[no-any-return]
+    classes: ls.Classes
+    groups: ls.Groups
+    ranks: ls.Ranks
+    reqs: ls.Requests
+    world: ls.World
+    roles: list[str]
+    budgets: list[MemoryBudget]
+    groups_per_role: list[int]
+
+
+def prepare(setting: Setting) -> State:
+    """The state at time 0, with nothing sent yet.
+
+    Raises:
+        Infeasible: a role does not fit its GPUs.
+    """
+    classes, roles, budgets = class_tables(setting)
+    reqs = _requests(setting)
+    groups, num_ranks, groups_of, counts = _groups(setting, roles)
+    longest = int(reqs.i[:, ls.ITERS].max()) + 2
+    ranks = _ranks(num_ranks, 1 << longest.bit_length(), classes, groups)
+    world = _world(setting, len(roles), groups_of)
+    world.counters[ls.NEXT_REQUEST] = min(setting.workload.concurrency, len(reqs.link))
+    return State(classes, groups, ranks, reqs, world, roles, budgets, counts)
 
 
 def run(setting: Setting, on_progress: Callable[[float], None] | None = None) -> Run:
@@ -350,16 +361,8 @@ def run(setting: Setting, on_progress: Callable[[float], None] | None = None) ->
     Raises:
         Infeasible: a role does not fit its GPUs, or a request can never be admitted.
     """
-    classes, roles, budgets = class_tables(setting)
-    reqs = _requests(setting)
-    groups, num_ranks, groups_of, counts = _groups(setting, roles)
-    longest = int(reqs.i[:, ls.ITERS].max()) + 2
-    ranks = _ranks(num_ranks, 1 << longest.bit_length(), classes, groups)
-    world = _world(setting, len(roles), groups_of)
-    first = min(setting.workload.concurrency, len(reqs.link))
-    world.counters[ls.NEXT_REQUEST] = first
-    for request in range(first):
-        _send_function()(world, reqs, request, 0.0)
+    state = prepare(setting)
+    classes, groups, ranks, reqs, world = state[:5]
     env = simpy.Environment()
 
     def deployment() -> Generator[simpy.Event, None, None]:
@@ -376,7 +379,8 @@ def run(setting: Setting, on_progress: Callable[[float], None] | None = None) ->
             until += WINDOW_S
 
     env.run(env.process(deployment()))
-    return Run(setting, roles, budgets, reqs, world.totals, float(reqs.t[:, ls.DONE].max()), counts)
+    end_s = float(reqs.t[:, ls.DONE].max())
+    return Run(setting, state.roles, state.budgets, reqs, world.totals, end_s, state.groups_per_role)
 
 
 def _stuck(setting: Setting, reqs: ls.Requests, ranks: ls.Ranks) -> str:
@@ -385,6 +389,7 @@ def _stuck(setting: Setting, reqs: ls.Requests, ranks: ls.Ranks) -> str:
     causes = {0: "memory", 1: "request slots", 2: "full-pool tokens", 3: "window-pool tokens"}
     cause = causes[int(ranks.blocked.max())]
     return (
-        f"recipe {setting.recipe.name!r}: {len(waiting)} requests (up to {longest} prompt tokens) can never be "
-        f"admitted for want of {cause}; raise mem_fraction_static or swa_full_tokens_ratio, or widen the worker"
+        f"recipe {setting.recipe.name!r}: {len(waiting)} requests (up to {longest} prompt tokens) can never "
+        f"be admitted for want of {cause}; raise mem_fraction_static or swa_full_tokens_ratio, "
+        "or widen the worker"
     )

@@ -1,0 +1,95 @@
+"""Step times inside the compiled loop: look-ups in the cost tables, and the host around the GPU."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from simulator.loop_state import *
+
+
+@inner
+def at(axis_log2_min: int, points: int, value: float) -> float:
+    """Fractional index of `value` on a log axis, clamped."""
+    x = (math.log2(max(value, 1e-9)) - axis_log2_min) * PER_OCTAVE
+    return min(max(x, 0.0), points - 1.000001)
+
+
+@inner
+def look_1d(table: Any, value: float) -> float:
+    """Linear interpolation on the token axis; below one token, in proportion."""
+    x = at(0, TOKEN_POINTS, value)
+    j = int(x)
+    return table[j] + (table[j + 1] - table[j]) * (x - j)
+
+
+@inner
+def look_2d(table: Any, value: float, context: float) -> float:
+    """Bilinear interpolation on the token and context axes."""
+    x = at(0, TOKEN_POINTS, value)
+    y = at(CONTEXT_LOG2_MIN, CONTEXT_POINTS, context)
+    j, k = int(x), int(y)
+    u, v = x - j, y - k
+    low = table[j, k] + (table[j, k + 1] - table[j, k]) * v
+    high = table[j + 1, k] + (table[j + 1, k + 1] - table[j + 1, k]) * v
+    return low + (high - low) * u
+
+
+@inner
+def prefill_wall(classes: Any, c: int, gpu: float) -> float:
+    """Wall time of an eager step (`step_cost.prefill_step_s`)."""
+    launch = classes.f[c, LAUNCH]
+    return max(gpu + classes.f[c, EXPOSED] * launch, launch) + classes.f[c, PREFILL_BASE]
+
+
+@inner
+def decode_gpu(classes: Any, c: int, groups: Any, ranks: Any, g: int) -> tuple[float, int, int]:
+    """GPU seconds of a decode step, the largest batch of a rank, and 1 when it runs eagerly."""
+    r0, n = groups.i[g, RANK0], groups.i[g, RANKS]
+    largest, total, eager = 0, 0, 0
+    for r in range(r0, r0 + n):
+        b = ranks.i[r, RUNNING] + ranks.i[r, LINGER]
+        largest = max(largest, b)
+        total += b
+    padded = classes.bucket[c, min(largest, classes.bucket.shape[1] - 1)]
+    if padded < 0:
+        eager, padded = 1, largest
+    slowest = 0.0
+    for r in range(r0, r0 + n):
+        b = ranks.i[r, RUNNING] + ranks.i[r, LINGER]
+        if b == 0 and padded == 0:
+            continue
+        size = padded
+        if classes.i[c, LOCAL_BUCKETS] == 1 and eager == 0:
+            size = classes.bucket[c, b]
+        if size <= 0:
+            continue
+        context = (ranks.f[r, CONTEXT] + ranks.f[r, LINGER_CONTEXT]) / size
+        slowest = max(slowest, look_2d(classes.decode_rank[c], size, context))
+    return slowest + look_1d(classes.decode_group[c], total / n), largest, eager
+
+
+@inner
+def decode_wall(classes: Any, c: int, gpu: float, largest: int, eager: int) -> float:
+    """Wall time of a decode step (`step_cost.decode_step_s`)."""
+    host = classes.f[c, HOST_BASE] + classes.f[c, HOST_SEQ] * largest
+    if eager == 1:
+        host += classes.f[c, EAGER]
+    return max(gpu + classes.f[c, GAP] + classes.f[c, SEQ_EXPOSED] * largest, host) + classes.f[c, EXTEND]
+
+
+@inner
+def account_decode(
+    w: Any, groups: Any, ranks: Any, g: int, c: int, wall: float, running: int, largest: int
+) -> None:
+    """Add a decode step to the totals."""
+    context = 0.0
+    for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+        context += ranks.f[r, CONTEXT]
+    groups.i[g, STEP_COUNT] += 1
+    w.totals[c, BUSY_DECODE] += wall
+    w.totals[c, STEPS_DECODE] += 1
+    w.totals[c, BATCH_SUM] += running
+    w.totals[c, CONTEXT_SUM] += context
+    w.totals[c, RANK_STEPS] += groups.i[g, RANKS]
+    w.totals[c, RANK_MAX_SUM] += largest
