@@ -36,7 +36,9 @@ HOST_PARAMETERS = (
     "request_latency_s",
 )
 SHARED_PARAMETERS = (
-    "kernel_slowdown",
+    "prefill_slowdown",
+    "decode_slowdown",
+    "draft_expert_overlap",
     "routing_alpha",
     "fp4_moe_ratio",
     "unfused_moe_ratio",

@@ -23,7 +23,10 @@ from search_spaces.workload import Slo
 
 logging.getLogger("optuna").setLevel(logging.WARNING)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+POPULATION = 16
+"""Recipes per generation of the sampler; a budget per load is a few generations."""
+
 
 class Search:
     """One search: candidates per concurrency, kept in studies that survive a kill."""
@@ -55,14 +58,22 @@ class Search:
         return lawful_candidate(self.bench, space, point, concurrency, self.num_gpus, self.tally)
 
     def study(self, concurrency: int) -> optuna.Study:
-        """The study of one concurrency; an interrupted one is continued."""
-        sampler = optuna.samplers.NSGAIIISampler(seed=self.seed + concurrency, population_size=16)
+        """A fresh study of one concurrency in the journal.
+
+        An earlier one, finished or killed, is replayed rather than continued: the sampler then takes the
+        same decisions as in an uninterrupted run, and every simulation that finished is in the cache.
+        """
+        name = f"{self.evaluator.key(_NO_RECIPE, concurrency, True)}"
+        if name in optuna.get_all_study_names(self._storage):
+            optuna.delete_study(study_name=name, storage=self._storage)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.NSGAIIISampler(seed=self.seed + concurrency, population_size=POPULATION)
         return optuna.create_study(
-            study_name=f"{self.evaluator.key(_NO_RECIPE, concurrency, True)}",
+            study_name=name,
             storage=self._storage,
             sampler=sampler,
             directions=["maximize", "maximize"],
-            load_if_exists=True,
         )
 
     def start_screening(self, concurrencies: Sequence[int], keep: int) -> None:
@@ -78,17 +89,13 @@ class Search:
         Returns candidates by recipe digest, all of them simulated at least at short fidelity.
         """
         study = self.study(concurrency)
-        done = {
-            t.user_attrs.get("digest") for t in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-        }
         screened, tally = self._screening.pop(concurrency).result()
         self.tally.add(tally)
         first = [Candidate(r, "public") for r in self.public_at(concurrency)] + screened
         found = {c.recipe.digest: c for c in first}
         outcomes = self.evaluator.map([(c.recipe, concurrency, True) for c in found.values()])
         for candidate, (_, _, outcome) in zip(list(found.values()), outcomes, strict=True):
-            if candidate.recipe.digest not in done:
-                study.add_trial(self._as_trial(candidate, outcome))
+            study.add_trial(self._as_trial(candidate, outcome))
             on_trial()
         self._sample(study, concurrency, budget, found, on_trial)
         return found

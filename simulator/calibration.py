@@ -51,8 +51,13 @@ class Calibration(Noun):
     name: str = "default"
     hosts: dict[str, HostCosts] = Field(default_factory=dict)
     """By `Hardware.host_cpu`."""
-    kernel_slowdown: float = Field(default=1.0, ge=0.9, le=1.4)
-    """Kernel time under sustained load over time in an isolated benchmark (clocks, caches, streams)."""
+    prefill_slowdown: float = Field(default=1.0, ge=0.9, le=1.4)
+    """Prefill kernel time under sustained load over time in an isolated benchmark (clocks under the power
+    limit, caches, streams)."""
+    decode_slowdown: float = Field(default=1.0, ge=0.85, le=1.2)
+    """The same for decode kernels."""
+    draft_expert_overlap: float = Field(default=0.3, ge=0, le=0.9)
+    """Share of expert choices that tokens of one draft window have in common."""
     routing_alpha: float = Field(default=0.6, ge=0, le=1.2)
     """Power-law exponent of expert popularity; 0 is balanced."""
     fp4_moe_ratio: float = Field(default=0.80, ge=0.4, le=1)

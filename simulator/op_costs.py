@@ -140,6 +140,22 @@ def moe_s(
     return total
 
 
+def moe_compute_share(model: ModelSpec, hw: Hardware, tokens: ArrayLike, ep: int) -> Floats:
+    """Share of FLOP time in FLOP plus weight-read time of the experts of one rank.
+
+    Args:
+        model: shapes.
+        hw: peaks.
+        tokens: tokens of the whole group before routing.
+        ep: expert-parallel width.
+    """
+    assignments = np.asarray(tokens, float) * model.experts_per_token / ep
+    flops_s = 2 * assignments * model.params_expert / hw.fp8_flops
+    hit = experts_hit(model.num_experts / ep, assignments)
+    read_s = hit * model.params_expert * EXPERT_BYTES["mxfp4"] / hw.hbm_bytes_per_s
+    return flops_s / np.maximum(flops_s + read_s, 1e-30)
+
+
 def mhc_s(model: ModelSpec, hw: Hardware, tokens: ArrayLike) -> Floats:
     """Roofline of both hyper-connection sites of a layer: the streams are read and written."""
     t = np.asarray(tokens, float)

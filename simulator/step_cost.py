@@ -93,8 +93,30 @@ class StepCost:
         return self.part(tuple(self.seconds))
 
 
-def moe_seconds(scn: Scenario, tokens: Floats, prefill: bool) -> tuple[Floats, Source]:
-    """Routed experts of one layer with their communication, for `tokens` per attention rank."""
+def moe_seconds(
+    scn: Scenario, tokens: Floats, prefill: bool, window: int = 1
+) -> tuple[Floats, Source]:
+    """Routed experts of one layer with their communication, for `tokens` per attention rank.
+
+    `window` consecutive tokens of one sequence choose partly the same experts. That saves weight reads
+    where the experts are bound by them, and nothing where they are bound by FLOPs.
+    """
+    if window == 1:
+        return _moe_seconds(scn, tokens, prefill)
+    shared = scn.calibration.draft_expert_overlap
+    distinct = tokens * (1 + (window - 1) * (1 - shared)) / window
+    few, source = _moe_seconds(scn, distinct, prefill)
+    many, _ = _moe_seconds(scn, tokens, prefill)
+    compute = op_costs.moe_compute_share(scn.model, scn.hardware, _group_tokens(scn, tokens), scn.group.moe_ep)
+    return few * (many / few) ** compute, source
+
+
+def _group_tokens(scn: Scenario, tokens: Floats) -> Floats:
+    """Tokens that reach the experts of one GPU's share of the group, before routing."""
+    return tokens * scn.group.attention_dp
+
+
+def _moe_seconds(scn: Scenario, tokens: Floats, prefill: bool) -> tuple[Floats, Source]:
     group, kernels, cal = scn.group, scn.kernels, scn.calibration
     if group.moe_backend in A2A_BACKENDS:
         per_gpu = tokens / group.attention_tp
@@ -164,6 +186,10 @@ def _scaled(cost: StepCost, factor: float) -> StepCost:
     return StepCost({k: v * factor for k, v in cost.seconds.items()}, dict(cost.sources))
 
 
+def _slowdown(scn: Scenario, prefill: bool) -> float:
+    return scn.calibration.prefill_slowdown if prefill else scn.calibration.decode_slowdown
+
+
 def forward_cost(
     scn: Scenario, tokens: ArrayLike, context: ArrayLike, *, prefill: bool, graph: bool, rows: ArrayLike
 ) -> StepCost:
@@ -179,7 +205,7 @@ def forward_cost(
     """
     t, ctx = np.broadcast_arrays(np.asarray(tokens, float), np.asarray(context, float))
     heads = max(1, scn.model.num_heads // scn.group.attention_tp)
-    moe = moe_seconds(scn, t, prefill)
+    moe = moe_seconds(scn, t, prefill, 1 if prefill else scn.group.draft_tokens)
     total = StepCost()
     for ratio, count in scn.model.layer_kinds().items():
         if prefill:
@@ -190,7 +216,7 @@ def forward_cost(
             attention = scn.kernels.attention_decode_s(ratio, heads, t, ctx)
         total = total.merged(layer_cost(scn, ratio, t, attention, moe, graph), count)
     total = total.merged(head_cost(scn, np.asarray(rows, float)))
-    return _scaled(total, scn.calibration.kernel_slowdown)
+    return _scaled(total, _slowdown(scn, prefill))
 
 
 def mtp_layer_cost(
@@ -204,7 +230,7 @@ def mtp_layer_cost(
     layer = layer_cost(scn, 0, t, attention, moe, graph=not prefill).merged(
         head_cost(scn, np.asarray(rows, float))
     )
-    return _scaled(layer, scn.calibration.kernel_slowdown)
+    return _scaled(layer, _slowdown(scn, prefill))
 
 
 def decode_cost(scn: Scenario, batch: ArrayLike, context: ArrayLike, graph: bool = True) -> StepCost:

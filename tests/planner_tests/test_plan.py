@@ -1,0 +1,147 @@
+"""The main job: laws of its result, resumption, and what it says when nothing fits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from engine_adapter.recipe_files import load_recipe
+from planner.evaluate import Evaluator
+from planner.plan import PlanRequest, bench_of, plan
+from planner.plan_files import plan_files
+from search_spaces.errors import BadInput, Infeasible
+from search_spaces.space import RoleSpace, SearchSpace, load_spaces, topologies
+from search_spaces.workload import Slo
+
+SPACE = SearchSpace(
+    name="small",
+    mode="disaggregated",
+    mtp_steps=(0, 3),
+    prefill=RoleSpace(plans=("DEP4",), workers=(1, 2), mem_fraction_static=(0.9,)),
+    decode=RoleSpace(
+        plans=("DEP8", "TP4"),
+        workers=(1,),
+        mem_fraction_static=(0.9, 0.94),
+        swa_full_tokens_ratio=(0.15, 0.1),
+        slots_margin=(1.25,),
+    ),
+)
+
+
+def request(**changes):
+    values = {
+        "model": "deepseek-ai/DeepSeek-V4-Pro",
+        "hardware": "gb300",
+        "num_gpus": 24,
+        "concurrencies": (16, 256),
+        "trials": 8,
+        "keep": 4,
+    }
+    return PlanRequest.parse({**values, **changes}, "test")
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    return plan(request(), tmp_path_factory.mktemp("plan"), workers=1, spaces=[SPACE])
+
+
+def test_rows_cover_the_loads_without_gap_and_within_the_gpus(result):
+    rows = result.table.rows
+    assert rows[0].min_concurrency == 1 and rows[-1].max_concurrency == 256
+    for before, after in zip(rows, rows[1:], strict=False):
+        assert after.min_concurrency == before.max_concurrency + 1
+    assert all(row.recipe.num_gpus <= 24 for row in rows)
+
+
+def test_recommended_recipes_are_not_worse_than_public_ones_on_either_axis(result):
+    assert result.comparisons
+    for pair in result.comparisons:
+        assert pair.recommended_tokens_per_s_per_gpu >= pair.public_tokens_per_s_per_gpu
+        assert pair.recommended_tokens_per_s_per_user >= pair.public_tokens_per_s_per_user
+
+
+def test_counts_add_up(result):
+    counts = result.counts
+    pruned = sum(counts["pruned_by_rule"].values())
+    assert 0 < counts["screened_by_fluid_model"] <= counts["considered"] - pruned
+    assert counts["simulations"] > 0
+
+
+def test_every_written_recipe_reads_back_as_the_recommended_one(result, tmp_path):
+    notes = []
+    files = plan_files(result, notes)
+    assert files["pareto.png"][:4] == b"\x89PNG" and b"<svg" in files["pareto.svg"]
+    assert json.loads(files["dispatch.json"])["rows"]
+    for row in result.table.rows:
+        folder = f"recipes/c{row.min_concurrency}-c{row.max_concurrency}/servecast/"
+        (name,) = (n for n in files if n.startswith(folder))
+        path = tmp_path / "recipe.yaml"
+        path.write_text(files[name])
+        assert load_recipe(str(path)).recipe.digest == row.recipe.digest
+
+
+def test_same_seed_gives_the_same_table(result):
+    again = plan(request(), None, workers=1, spaces=[SPACE])
+    assert again.table == result.table
+
+
+def test_a_finished_study_is_answered_from_its_files(tmp_path):
+    first = plan(request(), tmp_path, workers=1, spaces=[SPACE])
+    lines = len((tmp_path / "predictions.jsonl").read_text().splitlines())
+    second = plan(request(), tmp_path, workers=1, spaces=[SPACE])
+    assert second.table == first.table
+    assert lines > 0 and first.counts["simulations"] == lines
+
+
+def test_a_torn_or_corrupt_cache_line_is_set_aside_and_counted(tmp_path):
+    cache = tmp_path / "predictions.jsonl"
+    cache.write_text('{"key": "x", "metrics": {}, "limit": "", "warnings": [], "infeasible": ""}\n{"key": "y", "met')
+    evaluator = Evaluator(bench_of(request()), cache, workers=1)
+    evaluator.close()
+    assert evaluator.damaged_lines == 1
+
+
+def test_an_impossible_slo_names_the_limit_and_the_nearest_recipe():
+    with pytest.raises(Infeasible, match=r"misses max_median_tpot_ms by a factor"):
+        plan(request(slo=Slo(max_median_tpot_ms=0.5).model_dump()), None, workers=1, spaces=[SPACE])
+
+
+def test_unknown_names_are_refused_with_the_choices():
+    with pytest.raises(BadInput, match=r"hardware='gb999'.*choose one of"):
+        plan(request(hardware="gb999"), None, workers=1)
+
+
+@pytest.mark.parametrize("platform", ["gb300", "gb200", "b300", "b200", "h200", "h100"])
+def test_shipped_spaces_have_layouts_for_a_small_and_a_large_fleet(platform):
+    spaces = load_spaces(platform)
+    assert {s.mode for s in spaces} == {"disaggregated", "aggregated"}
+    for space in spaces:
+        assert sum(1 for _ in topologies(space, 72)) > sum(1 for _ in topologies(space, 32)) > 0
+
+
+@pytest.mark.slow
+def test_a_killed_plan_goes_on_and_ends_as_an_uninterrupted_one(tmp_path):
+    command = [
+        sys.executable, "-m", "planner.cli", "plan", "--model", "deepseek-v4-pro", "--hardware", "gb300",
+        "--num-gpus", "24", "--concurrency", "64,256", "--trials", "8", "--keep", "6", "--workers", "1",
+    ]  # fmt: skip
+    root = Path(__file__).parents[2]
+    running = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], cwd=root, stderr=subprocess.DEVNULL)
+    log = tmp_path / "killed" / "predictions.jsonl"
+    for _ in range(1200):
+        if log.exists() and len(log.read_text().splitlines()) >= 3:
+            break
+        time.sleep(0.1)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    kept = len(log.read_text().splitlines())
+    assert kept >= 3 and not (tmp_path / "killed" / "dispatch.json").exists()
+    for name in ("killed", "whole"):
+        subprocess.run([*command, "--out", str(tmp_path / name)], cwd=root, check=True, capture_output=True)
+    whole = json.loads((tmp_path / "whole" / "dispatch.json").read_text())
+    assert json.loads((tmp_path / "killed" / "dispatch.json").read_text()) == whole
