@@ -105,7 +105,7 @@ def build(params: Sequence[Parameter], free: Floats, name: str = "fit") -> Calib
     for param, value in zip(params, free, strict=True):
         target = shared if param.host is None else hosts.setdefault(param.host, {})
         target[param.name] = param.to_physical(float(value))
-    return Calibration(name=name, hosts={h: HostCosts(**v) for h, v in hosts.items()}, **shared)  # type: ignore[arg-type]
+    return Calibration(name=name, hosts={h: HostCosts(**v) for h, v in hosts.items()}, **shared)
 
 
 def setting_of(point: MeasuredPoint, calibration: Calibration) -> Setting:
@@ -122,7 +122,7 @@ def setting_of(point: MeasuredPoint, calibration: Calibration) -> Setting:
 
 
 def residuals(points: Sequence[MeasuredPoint], calibration: Calibration) -> Floats:
-    """Weighted log errors of all metrics of all points; a point that does not fit counts as a factor of two."""
+    """Weighted log errors of all metrics of all points; one that does not fit counts as a factor of two."""
     found: list[float] = []
     seen: dict[tuple[object, ...], dict[str, float] | None] = {}
     for point in points:
@@ -201,8 +201,9 @@ def fit(
             return np.concatenate([np.stack(columns, axis=1), np.eye(len(free)) * PRIOR_WEIGHT])
 
         found = least_squares(value, prior, jac=slope, loss="soft_l1", max_nfev=rounds, x_scale=1.0)
-    information = found.jac.T @ found.jac
-    covariance = np.linalg.pinv(information)
+    jacobian: Floats = np.asarray(found.jac, dtype=float)
+    information = jacobian.T @ jacobian
+    covariance: Floats = np.asarray(np.linalg.pinv(information), dtype=float)
     ids = hashlib.sha256("\n".join(sorted(p.id for p in usable)).encode()).hexdigest()[:12]
     calibration = build(params, found.x, "default").model_copy(
         update={"data": f"{len(usable)} published points, sha256 of ids {ids}"}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -104,11 +107,21 @@ def evaluate(bench: Bench, recipe: Recipe, concurrency: int, short: bool) -> Out
 _BENCH: list[Bench] = []
 
 
-def _start(bench: Bench) -> None:
-    import signal
+ORPHAN_CHECK_S = 1.0
+"""How often a worker looks whether the process that started it is still there."""
 
+
+def _start(bench: Bench) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     _BENCH[:] = [bench]
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this worker when its parent was killed, which no pool notices by itself."""
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_CHECK_S)
+    os._exit(1)
 
 
 def _task(recipe: Recipe, concurrency: int, short: bool) -> Outcome:

@@ -29,7 +29,17 @@ def plan_text(result: PlanResult) -> str:
         for row in plan.rows
         for best in row.predictions[-1:]
     ]
-    header = ("concurrency", "recipe", "GPUs", "tok/s/GPU", "tok/s/user", "TTFT s", "TPOT ms", "regret", "limit")
+    header = (
+        "concurrency",
+        "recipe",
+        "GPUs",
+        "tok/s/GPU",
+        "tok/s/user",
+        "TTFT s",
+        "TPOT ms",
+        "regret",
+        "limit",
+    )
     parts = [head, table(rows, header), _regret(result), _counts(result), _public(result)]
     if result.skipped:
         parts.append(
@@ -51,7 +61,8 @@ def _counts(result: PlanResult) -> str:
     by_rule = ", ".join(f"{rule} {count}" for rule, count in pruned.items())
     return (
         f"Recipes considered {counts['considered']}, pruned by rule {sum(pruned.values())}"
-        f"{f' ({by_rule})' if by_rule else ''}, screened by the fluid model {counts['screened_by_fluid_model']}, "
+        f"{f' ({by_rule})' if by_rule else ''}, "
+        f"screened by the fluid model {counts['screened_by_fluid_model']}, "
         f"simulations {counts['simulations']}"
     )
 

@@ -13,9 +13,7 @@ from search_spaces.errors import BadInput
 class Noun(BaseModel):
     """A frozen record that refuses unknown keys."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     @cached_property
     def _content_hash(self) -> int:

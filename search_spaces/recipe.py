@@ -138,10 +138,7 @@ class EngineGroup(Noun):
     def local_graph_buckets(self) -> bool:
         """Whether each DP rank pads to its own CUDA-graph bucket rather than the largest rank's."""
         return (
-            self.attention_dp > 1
-            and self.dense_tp1
-            and self.dp_lm_head
-            and self.moe_backend in A2A_BACKENDS
+            self.attention_dp > 1 and self.dense_tp1 and self.dp_lm_head and self.moe_backend in A2A_BACKENDS
         )
 
     @property
@@ -192,9 +189,7 @@ class Recipe(Noun):
     @model_validator(mode="after")
     def _roles(self) -> Recipe:
         disaggregated = self.prefill is not None and self.decode is not None
-        if (self.aggregated is not None) == disaggregated or (self.prefill is None) != (
-            self.decode is None
-        ):
+        if (self.aggregated is not None) == disaggregated or (self.prefill is None) != (self.decode is None):
             raise ValueError(
                 "recipe must have either `aggregated`, or both `prefill` and `decode`; "
                 f"it has {sorted(self.groups) or 'none'}"
@@ -243,14 +238,10 @@ class Recipe(Noun):
 
     def canonical(self) -> dict[str, object]:
         """What decides performance: no names, provenance, export-only flags or dispatch."""
-        data = self.model_dump(
-            exclude={"name", "source", "concurrencies", "launch"}, exclude_defaults=True
-        )
+        data = self.model_dump(exclude={"name", "source", "concurrencies", "launch"}, exclude_defaults=True)
         for role in ("aggregated", "prefill", "decode"):
             if role in data:
-                data[role] = {
-                    k: v for k, v in data[role].items() if k not in ("extra_flags", "extra_env")
-                }
+                data[role] = {k: v for k, v in data[role].items() if k not in ("extra_flags", "extra_env")}
         if "frontend" in data:
             data["frontend"] = {k: v for k, v in data["frontend"].items() if k not in ("args", "env")}
         return {key: value for key, value in data.items() if value != {}}

@@ -128,7 +128,7 @@ def recipe_at(
     """
     disaggregated = space.mode == "disaggregated"
     roles = ("prefill", "decode") if disaggregated else ("aggregated",)
-    groups = {
+    groups: dict[str, Any] = {
         role: _group(
             getattr(space, role),
             role,

@@ -93,9 +93,7 @@ class StepCost:
         return self.part(tuple(self.seconds))
 
 
-def moe_seconds(
-    scn: Scenario, tokens: Floats, prefill: bool, window: int = 1
-) -> tuple[Floats, Source]:
+def moe_seconds(scn: Scenario, tokens: Floats, prefill: bool, window: int = 1) -> tuple[Floats, Source]:
     """Routed experts of one layer with their communication, for `tokens` per attention rank.
 
     `window` consecutive tokens of one sequence choose partly the same experts. That saves weight reads
@@ -107,7 +105,9 @@ def moe_seconds(
     distinct = tokens * (1 + (window - 1) * (1 - shared)) / window
     few, source = _moe_seconds(scn, distinct, prefill)
     many, _ = _moe_seconds(scn, tokens, prefill)
-    compute = op_costs.moe_compute_share(scn.model, scn.hardware, _group_tokens(scn, tokens), scn.group.moe_ep)
+    compute = op_costs.moe_compute_share(
+        scn.model, scn.hardware, _group_tokens(scn, tokens), scn.group.moe_ep
+    )
     return few * (many / few) ** compute, source
 
 

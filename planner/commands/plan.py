@@ -21,7 +21,9 @@ EXAMPLE = example(
 @click.option("--num-gpus", type=int, default=72, show_default=True, help="Most GPUs of one deployment.")
 @click.option("--isl", type=int, default=8192, show_default=True, help="Nominal input tokens.")
 @click.option("--osl", type=int, default=1024, show_default=True, help="Nominal output tokens.")
-@click.option("--random-range-ratio", type=float, default=0.8, show_default=True, help="Shortest length over nominal.")
+@click.option(
+    "--random-range-ratio", type=float, default=0.8, show_default=True, help="Shortest length over nominal."
+)
 @click.option(
     "--concurrency", "concurrencies", multiple=True, callback=counts_of, metavar="N[,..]",
     help="Loads to plan for; those of the public recipes by default.",
@@ -43,7 +45,9 @@ EXAMPLE = example(
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of simulation and sampler.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [all cores]")
 @calibration_option
-@click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder for the results and the study.")
+@click.option(
+    "--out", required=True, type=click.Path(file_okay=False), help="Folder for the results and the study."
+)
 @json_option
 def command(**options: Any) -> None:
     """Search recipes and write a per-concurrency dispatch table with engine-ready recipe files.

@@ -1,6 +1,6 @@
 """The segmentation is exact: no other choice of contiguous ranges has less worst regret."""
 
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def brute_force(regret, most):
     for parts in range(1, min(most, loads) + 1):
         for cuts in combinations(range(1, loads), parts - 1):
             bounds = [0, *cuts, loads]
-            spans = list(zip(bounds, bounds[1:], strict=False))
+            spans = list(pairwise(bounds))
             for chosen in product(range(recipes), repeat=parts):
                 worst = max(regret[r, a:b].max() for r, (a, b) in zip(chosen, spans, strict=True))
                 best = min(best, worst)
@@ -46,7 +46,7 @@ def test_regret_is_the_share_lost_against_the_best_and_total_where_a_recipe_cann
 def test_more_recipes_never_raise_the_worst_regret():
     rng = np.random.default_rng(3)
     by_count = regret_by_count(rng.random((6, 8)))
-    assert all(a >= b for a, b in zip(by_count, by_count[1:], strict=False))
+    assert all(a >= b for a, b in pairwise(by_count))
 
 
 def test_equal_neighbours_become_one_row():

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def result(tmp_path_factory):
 def test_rows_cover_the_loads_without_gap_and_within_the_gpus(result):
     rows = result.table.rows
     assert rows[0].min_concurrency == 1 and rows[-1].max_concurrency == 256
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in pairwise(rows):
         assert after.min_concurrency == before.max_concurrency + 1
     assert all(row.recipe.num_gpus <= 24 for row in rows)
 
@@ -73,7 +74,7 @@ def test_counts_add_up(result):
 
 
 def test_every_written_recipe_reads_back_as_the_recommended_one(result, tmp_path):
-    notes = []
+    notes: list[str] = []
     files = plan_files(result, notes)
     assert files["pareto.png"][:4] == b"\x89PNG" and b"<svg" in files["pareto.svg"]
     assert json.loads(files["dispatch.json"])["rows"]
@@ -100,7 +101,9 @@ def test_a_finished_study_is_answered_from_its_files(tmp_path):
 
 def test_a_torn_or_corrupt_cache_line_is_set_aside_and_counted(tmp_path):
     cache = tmp_path / "predictions.jsonl"
-    cache.write_text('{"key": "x", "metrics": {}, "limit": "", "warnings": [], "infeasible": ""}\n{"key": "y", "met')
+    cache.write_text(
+        '{"key": "x", "metrics": {}, "limit": "", "warnings": [], "infeasible": ""}\n{"key": "y", "met'
+    )
     evaluator = Evaluator(bench_of(request()), cache, workers=1)
     evaluator.close()
     assert evaluator.damaged_lines == 1
@@ -124,6 +127,13 @@ def test_shipped_spaces_have_layouts_for_a_small_and_a_large_fleet(platform):
         assert sum(1 for _ in topologies(space, 72)) > sum(1 for _ in topologies(space, 32)) > 0
 
 
+def _children_of_killed(folder):
+    found = subprocess.run(
+        ["pgrep", "-f", str(folder / "killed")], capture_output=True, text=True, check=False
+    )
+    return found.stdout.split()
+
+
 @pytest.mark.slow
 def test_a_killed_plan_goes_on_and_ends_as_an_uninterrupted_one(tmp_path):
     command = [
@@ -131,7 +141,9 @@ def test_a_killed_plan_goes_on_and_ends_as_an_uninterrupted_one(tmp_path):
         "--num-gpus", "24", "--concurrency", "64,256", "--trials", "8", "--keep", "6", "--workers", "1",
     ]  # fmt: skip
     root = Path(__file__).parents[2]
-    running = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], cwd=root, stderr=subprocess.DEVNULL)
+    running = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "killed")], cwd=root, stderr=subprocess.DEVNULL
+    )
     log = tmp_path / "killed" / "predictions.jsonl"
     for _ in range(1200):
         if log.exists() and len(log.read_text().splitlines()) >= 3:
@@ -139,6 +151,10 @@ def test_a_killed_plan_goes_on_and_ends_as_an_uninterrupted_one(tmp_path):
         time.sleep(0.1)
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
+    deadline = time.monotonic() + 10
+    while _children_of_killed(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not _children_of_killed(tmp_path)
     kept = len(log.read_text().splitlines())
     assert kept >= 3 and not (tmp_path / "killed" / "dispatch.json").exists()
     for name in ("killed", "whole"):
