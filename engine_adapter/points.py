@@ -92,6 +92,8 @@ def point_from_record(record: Mapping[str, Any]) -> MeasuredPoint:
         recipe = _recipe(record, workload.concurrency)
     except _Refusal as reason:
         refused = str(reason)
+    except BadInput as error:
+        recipe, refused = None, f"recipe not understood: {error}"
     return MeasuredPoint.parse(
         {
             "id": record["id"],

@@ -33,6 +33,7 @@ HOST_PARAMETERS = (
     "decode_base_s",
     "decode_exposed_sequence_s",
     "draft_extend_s",
+    "join_stall_s",
     "request_latency_s",
 )
 SHARED_PARAMETERS = (
@@ -40,6 +41,7 @@ SHARED_PARAMETERS = (
     "decode_slowdown",
     "draft_expert_overlap",
     "routing_alpha",
+    "collective_sync_s",
     "fp4_moe_ratio",
     "unfused_moe_ratio",
     "unfused_layer_s",
@@ -96,6 +98,11 @@ def _parameter(kind: type[Calibration] | type[HostCosts], name: str, host: str |
     low = next(float(m.ge if isinstance(m, Ge) else m.gt) for m in field.metadata if isinstance(m, Ge | Gt))  # type: ignore[arg-type]
     high = next(float(m.le) for m in field.metadata if isinstance(m, Le))  # type: ignore[arg-type]
     return Parameter(name, host, low, high, float(field.default))
+
+
+def _value_of(calibration: Calibration, param: Parameter) -> float:
+    owner = calibration if param.host is None else calibration.host(param.host)
+    return float(getattr(owner, param.name))
 
 
 def build(params: Sequence[Parameter], free: Floats, name: str = "fit") -> Calibration:
@@ -170,6 +177,7 @@ def fit(
     rounds: int = 6,
     on_round: Callable[[int, float], None] | None = None,
     step: float = 0.25,
+    start: Calibration | None = None,
 ) -> Fit:
     """Robust Gauss-Newton over the usable points, derivatives in parallel.
 
@@ -177,6 +185,7 @@ def fit(
         points: measured points; refused ones are skipped.
         workers: processes.
         rounds: derivative evaluations at most.
+        start: where to begin; None begins at the priors, which pull in either case.
         on_round: called with round and cost.
         step: finite difference in unbounded units; wide, since simulations are stochastic step functions.
     """
@@ -184,6 +193,7 @@ def fit(
     hosts = sorted({catalog_loader.hardware(p.hardware).host_cpu for p in usable})
     params = parameters(hosts)
     prior = np.array([p.to_free(p.prior) for p in params])
+    begin = prior if start is None else np.array([p.to_free(_value_of(start, p)) for p in params])
     count = [0]
     with ProcessPoolExecutor(workers, initializer=_start, initargs=(usable,)) as pool:
 
@@ -200,7 +210,7 @@ def fit(
                 on_round(count[0], float(np.median(np.abs(base))))
             return np.concatenate([np.stack(columns, axis=1), np.eye(len(free)) * PRIOR_WEIGHT])
 
-        found = least_squares(value, prior, jac=slope, loss="soft_l1", max_nfev=rounds, x_scale=1.0)
+        found = least_squares(value, begin, jac=slope, loss="soft_l1", max_nfev=rounds, x_scale=1.0)
     jacobian: Floats = np.asarray(found.jac, dtype=float)
     information = jacobian.T @ jacobian
     covariance: Floats = np.asarray(np.linalg.pinv(information), dtype=float)
@@ -209,6 +219,38 @@ def fit(
         update={"data": f"{len(usable)} published points, sha256 of ids {ids}"}
     )
     return Fit(calibration, found.x, covariance, float(found.cost))
+
+
+NOT_IDENTIFIABLE = 0.7
+"""Posterior over prior spread above which the points say little about a parameter."""
+NORMAL_80 = 1.2816
+"""Half-width of the central 80 % of a standard normal."""
+
+
+def described(found: Fit, points: Sequence[MeasuredPoint]) -> list[tuple[str, str, str, str, str, str]]:
+    """One row per parameter: value, 80 % interval, prior, bounds and what the points say about it."""
+    hosts = sorted({catalog_loader.hardware(p.hardware).host_cpu for p in points if p.usable})
+    spread = np.sqrt(np.diag(found.covariance))
+    rows = []
+    for param, free, sd in zip(parameters(hosts), found.free, spread, strict=True):
+        value = param.to_physical(float(free))
+        low, high = (param.to_physical(float(free + s * NORMAL_80 * sd)) for s in (-1, 1))
+        share = (value - param.low) / (param.high - param.low)
+        note = "not identifiable" if sd * PRIOR_WEIGHT > NOT_IDENTIFIABLE else ""
+        if share < 0.005 or share > 0.995:
+            note = "at its bound: the model may lack a mechanism"
+        name = param.name if param.host is None else f"{param.host}.{param.name}"
+        rows.append(
+            (
+                name,
+                f"{value:.4g}",
+                f"{low:.3g} .. {high:.3g}",
+                f"{param.prior:.4g}",
+                f"{param.low:g} .. {param.high:g}",
+                note,
+            )
+        )
+    return rows
 
 
 def calibration_json(calibration: Calibration) -> str:

@@ -24,8 +24,10 @@ class LazyCommand(NamedTuple):
 
 COMMANDS = {
     "simulate": LazyCommand("planner.commands.simulate", "Predict one recipe and say what limits it."),
+    "explain": LazyCommand("planner.commands.explain", "Show a recipe's memory, limits and overrides."),
     "plan": LazyCommand("planner.commands.plan", "Search the best recipes for a model on a platform."),
     "validate": LazyCommand("planner.commands.validate", "Compare predictions with measured points."),
+    "calibrate": LazyCommand("planner.commands.calibrate", "Fit the model's parameters to measured points."),
     "export": LazyCommand(
         "planner.commands.export", "Write a recipe as srt-slurm, SGLang or Servecast files."
     ),

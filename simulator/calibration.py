@@ -38,6 +38,9 @@ class HostCosts(Noun):
     """Frontend CPU time per request."""
     frontend_token_s: float = Field(default=1.0e-6, ge=0, le=1e-4)
     """Frontend CPU time per prompt token (tokenizer)."""
+    join_stall_s: float = Field(default=0.005, ge=0, le=0.06)
+    """Extra time of a decode step of a DP-attention worker in which requests join: a rank without a decode
+    batch of its own keeps all ranks out of the captured graph."""
     request_latency_s: float = Field(default=0.05, ge=0, le=1)
     """Delay of one request that occupies no server: HTTP, routing, handshake, detokenizing."""
 
@@ -58,6 +61,8 @@ class Calibration(Noun):
     """The same for decode kernels."""
     draft_expert_overlap: float = Field(default=0.3, ge=0, le=0.9)
     """Share of expert choices that tokens of one draft window have in common."""
+    collective_sync_s: float = Field(default=4e-6, ge=0, le=5e-5)
+    """Wait for the slowest rank at each collective of a step, beyond the all-reduce timed alone."""
     routing_alpha: float = Field(default=0.6, ge=0, le=1.2)
     """Power-law exponent of expert popularity; 0 is balanced."""
     fp4_moe_ratio: float = Field(default=0.80, ge=0.4, le=1)

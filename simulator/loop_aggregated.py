@@ -79,7 +79,7 @@ def held_back(classes: Any, c: int, groups: Any, ranks: Any, reqs: Any, g: int) 
         req = ranks.i[r, Q_HEAD]
         if req >= 0:
             need = min(reqs.i[req, TARGET] - reqs.i[req, PROGRESS], classes.i[c, CHUNK])
-            if may_prefill(classes, c, ranks, reqs, r, req, need):
+            if may_prefill(classes, c, ranks, reqs, r, req, need, 0.0):
                 able += 1
     if running == 0:
         return False
@@ -163,7 +163,8 @@ def aggregated_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: 
             if reqs.i[req, PROGRESS] < reqs.i[req, TARGET]:
                 enqueue_front(ranks, reqs, r, req)
                 continue
-            reqs.t[req, PREFILL_END] = now
+            if reqs.t[req, PREFILL_END] < 0:
+                reqs.t[req, PREFILL_END] = now
             ranks.f[r, USED_SWA] += reqs.swa[req]
             if reqs.i[req, OSL] > 1:
                 start_running(classes, c, ranks, reqs, r, req, now)

@@ -44,18 +44,21 @@ def start_running(classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: int,
     rate = (reqs.i[req, OSL] - 1) / max(reqs.i[req, ITERS], 1)
     ranks.i[r, RUNNING] += 1
     ranks.f[r, ACCEPT] += rate
-    ranks.f[r, CONTEXT] += reqs.i[req, ISL] + reqs.i[req, GENERATED] * rate
+    context = reqs.i[req, ISL] + reqs.i[req, GENERATED] * rate
+    ranks.f[r, CONTEXT] += context
+    # After a retraction the prompt that was prefilled again is whole tokens.
+    ranks.f[r, USED_FULL] += context - reqs.i[req, TARGET]
     ranks.f[r, REMAINING] += min(left * rate, CLIP_ESTIMATE)
 
 
 @inner
-def decode_admit(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
+def decode_admit(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> int:
     """Advance a decode worker's queues: hand-overs join, waiting requests get slots and pages.
 
     A granted request is released to its prefill worker: decode admission gates prefill. The queue is
-    first-in first-out and stops at the first request that does not fit.
+    first-in first-out and stops at the first request that does not fit. Returns how many joined.
     """
-    c = groups.i[g, CLASS]
+    c, joined = groups.i[g, CLASS], 0
     reserve = classes.i[c, RESERVE]
     waited = now - groups.polled_s[g]
     groups.polled_s[g] = now
@@ -64,6 +67,7 @@ def decode_admit(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: in
             w.totals[c, BLOCKED_SLOTS - 1 + ranks.blocked[r]] += waited / groups.i[g, RANKS]
         while ranks.i[r, R_HEAD] >= 0 and ranks.i[r, RUNNING] < classes.i[c, MAX_RUNNING]:
             start_running(classes, c, ranks, reqs, r, dequeue(ranks, reqs, r, R_HEAD, R_TAIL), now)
+            joined += 1
         ranks.blocked[r] = 0
         while ranks.i[r, Q_HEAD] >= 0:
             req = ranks.i[r, Q_HEAD]
@@ -90,11 +94,24 @@ def decode_admit(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: in
             pg = reqs.i[req, P_GROUP]
             if groups.i[pg, STATE] == IDLE:
                 prefill_begin(w, classes, groups, ranks, reqs, pg, now)
+    return joined
 
 
 @inner
-def may_prefill(classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: int, need: float) -> bool:
-    """Memory and slot conditions for taking `need` prompt tokens of a request into a prefill batch."""
+def expected_new(reqs: Any, req: int) -> float:
+    """Output tokens that admission allows for."""
+    left = reqs.i[req, OSL] * (1.0 - reqs.i[req, GENERATED] / max(reqs.i[req, ITERS], 1))
+    return min(left, CLIP_ESTIMATE)
+
+
+@inner
+def may_prefill(
+    classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: int, need: float, promised: float
+) -> bool:
+    """Memory and slot conditions for taking `need` prompt tokens of a request into a prefill batch.
+
+    `promised` are the output tokens allowed for requests that the same batch already took.
+    """
     fresh = reqs.i[req, PROGRESS] == 0
     free = classes.f[c, FULL] - ranks.f[r, USED_FULL]
     if fresh and ranks.i[r, ACTIVE] >= classes.i[c, MAX_RUNNING]:
@@ -104,9 +121,8 @@ def may_prefill(classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: int, n
         if max(need, 128.0) + PAGE > free_swa:
             return False
         if fresh:
-            free -= ranks.f[r, REMAINING] * ranks.f[r, NTR]
-            left = reqs.i[req, OSL] * (1.0 - reqs.i[req, GENERATED] / max(reqs.i[req, ITERS], 1))
-            return reqs.i[req, TARGET] + min(left, CLIP_ESTIMATE) + PAGE < free
+            free -= ranks.f[r, REMAINING] * ranks.f[r, NTR] + promised
+            return reqs.i[req, TARGET] + expected_new(reqs, req) + PAGE < free
     return need + PAGE < free
 
 
@@ -115,7 +131,7 @@ def form_prefill(classes: Any, c: int, ranks: Any, reqs: Any, r: int, now: float
     """Build a rank's prefill batch; returns its tokens. Taken requests are chained under C_HEAD."""
     left = classes.i[c, CHUNK]
     left_input = classes.i[c, MAX_PREFILL]
-    weighted = 0.0
+    weighted, promised = 0.0, 0.0
     ranks.i[r, C_HEAD], ranks.i[r, C_TAIL], ranks.i[r, C_TOKENS] = -1, -1, 0
     while ranks.i[r, Q_HEAD] >= 0 and left > 0 and left_input > 0:
         req = ranks.i[r, Q_HEAD]
@@ -125,13 +141,14 @@ def form_prefill(classes: Any, c: int, ranks: Any, reqs: Any, r: int, now: float
             take = take // 256 * 256
             if take == 0:
                 break
-        if not may_prefill(classes, c, ranks, reqs, r, req, take):
+        if not may_prefill(classes, c, ranks, reqs, r, req, take, promised):
             break
         dequeue(ranks, reqs, r, Q_HEAD, Q_TAIL)
         ranks.i[r, Q_LEN] -= 1
         if reqs.i[req, PROGRESS] == 0:
             ranks.i[r, ACTIVE] += 1
-            reqs.t[req, PREFILL_START] = now
+            if reqs.t[req, PREFILL_START] < 0:
+                reqs.t[req, PREFILL_START] = now
         ranks.f[r, USED_FULL] += take
         if classes.i[c, ROLE] == AGGREGATED:
             ranks.f[r, USED_SWA] += take
@@ -144,6 +161,7 @@ def form_prefill(classes: Any, c: int, ranks: Any, reqs: Any, r: int, now: float
         left_input -= take
         if take < rest:
             break
+        promised += expected_new(reqs, req)
     ranks.f[r, C_CONTEXT] = weighted / max(ranks.i[r, C_TOKENS], 1)
     return ranks.i[r, C_TOKENS]
 
@@ -238,9 +256,9 @@ def transferred(groups: Any, ranks: Any, reqs: Any, req: int, now: float) -> Non
 @inner
 def decode_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
     """Start the next step of a decode worker; its queues advance every few iterations, or when idle."""
-    c, running = groups.i[g, CLASS], num_running(groups, ranks, g)
+    c, running, joined = groups.i[g, CLASS], num_running(groups, ranks, g), 0
     if running == 0 or groups.i[g, STEP_COUNT] % classes.i[c, POLL] == 0:
-        decode_admit(w, classes, groups, ranks, reqs, g, now)
+        joined = decode_admit(w, classes, groups, ranks, reqs, g, now)
         running = num_running(groups, ranks, g)
     if running == 0:
         groups.i[g, STATE] = IDLE
@@ -248,6 +266,8 @@ def decode_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: in
         return
     gpu, largest, eager = decode_gpu(classes, c, groups, ranks, g)
     wall = decode_wall(classes, c, gpu, largest, eager)
+    if joined > 0:
+        wall += classes.f[c, JOIN]
     groups.i[g, STATE] = IN_DECODE
     groups.begun_s[g] = now
     groups.next_s[g] = now + wall

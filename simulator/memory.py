@@ -79,8 +79,8 @@ def weight_bytes(
     return found
 
 
-def bytes_per_full_token(model: ModelSpec, group: EngineGroup, stack: StackVersion) -> float:
-    """Pool bytes that one full-pool token costs, sliding-window and state shares included."""
+def pool_parts(model: ModelSpec, group: EngineGroup, stack: StackVersion) -> dict[str, float]:
+    """Pool bytes that one full-pool token costs, by pool; their sum in this order is what it costs."""
     ratio, layers = group.swa_full_tokens_ratio, model.num_layers
     c4, c128 = model.num_c4_layers, model.num_c128_layers
     ring = 16 if group.mtp else 8
@@ -94,8 +94,22 @@ def bytes_per_full_token(model: ModelSpec, group: EngineGroup, stack: StackVersi
     if not stack.has("c128_state_per_request"):
         layers += model.num_mtp_layers
         state += ratio * C128_STATE_ROW_BYTES * c128
-    total = entry * ratio * layers + c4_entry * c4 + c128_entry * c128 + index + state
-    return total * ((model.num_layers + 1) / model.num_layers if group.mtp else 1.0)
+    found = {
+        "swa_kv": entry * ratio * layers,
+        "c4_kv": c4_entry * c4,
+        "c128_kv": c128_entry * c128,
+        "indexer": index,
+        "compressor_state": state,
+    }
+    if group.mtp:
+        total = sum(found.values())
+        found["mtp_draft"] = total * ((model.num_layers + 1) / model.num_layers) - total
+    return found
+
+
+def bytes_per_full_token(model: ModelSpec, group: EngineGroup, stack: StackVersion) -> float:
+    """Pool bytes that one full-pool token costs, sliding-window and state shares included."""
+    return sum(pool_parts(model, group, stack).values())
 
 
 def slot_state_bytes(model: ModelSpec, group: EngineGroup, stack: StackVersion) -> float:

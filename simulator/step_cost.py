@@ -130,7 +130,9 @@ def _moe_seconds(scn: Scenario, tokens: Floats, prefill: bool) -> tuple[Floats, 
         group.moe_backend, total, group.moe_ep, group.moe_tp, group.expert_weights, cal.routing_alpha
     )
     moved = total * scn.model.hidden * BYTES_BF16
-    return seconds + kernels.allreduce_s(moved, group.tp)[0], source
+    if group.tp > 1:
+        seconds = seconds + kernels.allreduce_s(moved, group.tp)[0] + cal.collective_sync_s
+    return seconds, source
 
 
 def layer_cost(
@@ -164,7 +166,8 @@ def layer_cost(
     )
     if group.attention_tp > 1:
         moved = tokens * model.hidden * BYTES_BF16
-        cost.add("attention_collective", *kernels.allreduce_s(moved, group.attention_tp))
+        reduce, source = kernels.allreduce_s(moved, group.attention_tp)
+        cost.add("attention_collective", reduce + scn.calibration.collective_sync_s, source)
     cost.add("routed_experts", *moe)
     if not scn.stack.has("kv_compression_v2"):
         cal = scn.calibration

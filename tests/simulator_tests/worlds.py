@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,12 +9,13 @@ import numpy as np
 from numba import njit
 
 from search_spaces import catalog_loader
+from search_spaces.errors import Infeasible
 from search_spaces.recipe import EngineGroup, Frontend, Mtp, Recipe
 from search_spaces.stack import StackVersion
 from search_spaces.workload import Workload
 from simulator import loop_state as ls
 from simulator.calibration import Calibration, HostCosts
-from simulator.loop_aggregated import FINISHED, advance
+from simulator.loop_aggregated import FINISHED, STUCK, advance
 from simulator.loop_costs import look_1d, look_2d
 from simulator.world import Relief, Setting, State, prepare
 
@@ -28,6 +28,8 @@ DAY0 = catalog_loader.stack("day0")
 HOST = HostCosts()
 """Written out, so that a new fit of the shipped calibration moves no test."""
 CALIBRATION = Calibration(name="test")
+LONGEST_S = 1e5
+"""Simulated seconds that no load of these tests needs."""
 
 
 def group(layout: str, mtp: int = 0, **changes: object) -> EngineGroup:
@@ -107,9 +109,11 @@ def fixed(isl: int, osl: int, concurrency: int, requests: int) -> Workload:
 
 
 def finished(what: Setting) -> State:
-    """The state after the last request; fails where the run cannot end."""
+    """The state after the last request; `Infeasible` where a request can never be admitted."""
     state = prepare(what)
-    assert advance(state.world, state.classes, state.groups, state.ranks, state.reqs, math.inf) == FINISHED
+    status = advance(state.world, state.classes, state.groups, state.ranks, state.reqs, LONGEST_S)
+    _check(status)
+    assert status == FINISHED, "the run does not end"
     return state
 
 
@@ -119,20 +123,28 @@ def watched(what: Setting, every_s: float) -> Iterator[State]:
     while True:
         until += every_s
         status = advance(state.world, state.classes, state.groups, state.ranks, state.reqs, until)
+        _check(status)
         yield state
         if status == FINISHED:
             return
-        assert until < 1e6, "the run does not end"
+        assert until < LONGEST_S, "the run does not end"
+
+
+def _check(status: int) -> None:
+    if status == STUCK:
+        raise Infeasible("a request can never be admitted", rule="admission")
 
 
 def rank_columns(state: State, role: int, column: int) -> np.ndarray:
     """One column of the ranks of one role: counts by name in `loop_state.Ranks.i`."""
-    return state.ranks.i[_ranks_of(state, role), column]
+    found: np.ndarray = state.ranks.i[_ranks_of(state, role), column]
+    return found
 
 
 def rank_quantities(state: State, role: int, column: int) -> np.ndarray:
     """The same for `loop_state.Ranks.f`."""
-    return state.ranks.f[_ranks_of(state, role), column]
+    found: np.ndarray = state.ranks.f[_ranks_of(state, role), column]
+    return found
 
 
 def _ranks_of(state: State, role: int) -> np.ndarray:
@@ -149,10 +161,12 @@ def throughput(state: State) -> float:
 @njit
 def table_1d(table: Any, value: float) -> float:
     """The loop's look-up, callable from Python."""
-    return look_1d(table, value)
+    found: float = look_1d(table, value)
+    return found
 
 
 @njit
 def table_2d(table: Any, value: float, context: float) -> float:
     """The loop's look-up, callable from Python."""
-    return look_2d(table, value, context)
+    found: float = look_2d(table, value, context)
+    return found
