@@ -12,7 +12,8 @@ import sys
 import time
 
 from planner.evaluate import evaluate
-from planner.plan import PlanRequest, bench_of, plan, spaces_of
+from planner.plan import bench_of, plan, spaces_of
+from planner.plan_types import PlanRequest
 from planner.screen import screen
 from search_spaces.workload import Slo
 

@@ -9,20 +9,19 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from planner.dispatch import regret_by_count, regrets, segment
 from planner.evaluate import Bench, Evaluator, Outcome
+from planner.plan_types import EvaluatedPoint, PlanRequest, PlanResult, PublicComparison
 from planner.screen import Candidate, meets, objective_value, slo_misses, usable
 from planner.search import Search
 from search_spaces import catalog_loader
-from search_spaces.base import Noun
 from search_spaces.dispatch import DispatchRow, DispatchTable, PredictedMetrics
 from search_spaces.errors import Infeasible
 from search_spaces.public_recipes import public_recipes
 from search_spaces.recipe import Recipe
 from search_spaces.space import SearchSpace, load_spaces
-from search_spaces.workload import Slo, Workload
+from search_spaces.workload import Workload
 from simulator.calibration import load_calibration
 
 DEFAULT_CONCURRENCIES = (1, 4, 16, 64, 256, 1024, 4096)
@@ -31,73 +30,6 @@ NEIGHBOURS = 4
 """A recipe found for one load is also tried at this many loads on either side."""
 FINALISTS = 3
 """Recipes per load that are simulated in full."""
-
-
-class PlanRequest(Noun):
-    """What to plan for."""
-
-    model: str
-    hardware: str
-    num_gpus: int = Field(default=72, ge=1, le=100_000)
-    """Most GPUs one deployment may use."""
-    isl: int = Field(default=8192, gt=0)
-    osl: int = Field(default=1024, gt=0)
-    random_range_ratio: float = Field(default=0.8, ge=0, le=1)
-    concurrencies: tuple[int, ...] = ()
-    """Loads; empty takes those of the public recipes."""
-    slo: Slo = Field(default_factory=Slo)
-    objective: str = Field(default="balanced", pattern="^(balanced|throughput|interactivity)$")
-    mtp: bool = True
-    """Whether drafting may be used."""
-    stack: str = catalog_loader.DEFAULT_STACK
-    max_recipes: int | None = Field(default=None, ge=1)
-    """Most rows of the table; None allows one per load."""
-    trials: int = Field(default=16, ge=0)
-    """Sampler trials per load beside screened and public recipes."""
-    keep: int = Field(default=24, ge=2)
-    """Screened recipes per load that are simulated."""
-    seed: int = Field(default=0, ge=0)
-    calibration: str | None = None
-
-
-class EvaluatedPoint(Noun):
-    """One simulated recipe at one load, for the picture and for the record."""
-
-    recipe: str
-    topology: str
-    origin: str
-    num_gpus: int
-    concurrency: int
-    total_tokens_per_s_per_gpu: float
-    tokens_per_s_per_user: float
-    median_ttft_ms: float
-    usable: bool
-
-
-class PublicComparison(Noun):
-    """A recommended recipe beside the public one at the same load, both under our model."""
-
-    concurrency: int
-    public: str
-    recommended: str
-    public_tokens_per_s_per_gpu: float
-    recommended_tokens_per_s_per_gpu: float
-    public_tokens_per_s_per_user: float
-    recommended_tokens_per_s_per_user: float
-
-
-class PlanResult(Noun):
-    """Everything a plan found."""
-
-    request: PlanRequest
-    table: DispatchTable
-    regret_by_recipes: list[float]
-    """Worst regret with one, two, … rows."""
-    counts: dict[str, int | dict[str, int]]
-    points: list[EvaluatedPoint]
-    comparisons: list[PublicComparison]
-    skipped: dict[int, str]
-    """Loads without a feasible recipe and why."""
 
 
 @dataclass

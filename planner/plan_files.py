@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from engine_adapter.exports import export
-from planner.plan import PlanResult
 from planner.plan_text import plan_text
+from planner.plan_types import PlanResult
 from planner.report import pareto_front, pareto_picture
 from search_spaces.catalog_loader import stack
 from search_spaces.dispatch import dispatch_schema

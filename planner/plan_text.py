@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from planner.plan import PlanResult
+from planner.plan_types import PlanResult
 from planner.text_table import number, percent, table
+from search_spaces.units import seconds_from_ms
 
 
 def plan_text(result: PlanResult) -> str:
@@ -21,7 +22,7 @@ def plan_text(result: PlanResult) -> str:
             str(row.recipe.num_gpus),
             number(best.total_tokens_per_s_per_gpu),
             number(best.tokens_per_s_per_user),
-            number(best.median_ttft_ms / 1e3),
+            number(seconds_from_ms(best.median_ttft_ms)),
             number(best.median_tpot_ms),
             percent(row.regret),
             best.limit,

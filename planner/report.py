@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from planner.plan import EvaluatedPoint, PlanResult
+from planner.plan_types import EvaluatedPoint, PlanResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -203,6 +203,20 @@ def earliest(groups: Any) -> int:
     return first
 
 
+@inner
+def cut_off(w: Any, groups: Any) -> None:
+    """Steps count as busy from their start; take back what lies beyond the end of the run."""
+    for g in range(len(groups.next_s)):
+        if groups.i[g, STATE] != IDLE:
+            column = BUSY_MIXED
+            if groups.i[g, STATE] == IN_PREFILL:
+                column = BUSY_PREFILL
+            elif groups.i[g, STATE] == IN_DECODE:
+                column = BUSY_DECODE
+            w.totals[groups.i[g, CLASS], column] -= groups.next_s[g] - w.clock[NOW]
+            groups.next_s[g] = w.clock[NOW]
+
+
 @njit(cache=True)
 def advance(
     w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, until: float, stamp: int = SOURCE_STAMP
@@ -244,4 +258,5 @@ def advance(
                 decode_begin(w, classes, groups, ranks, reqs, g, now)
             else:
                 aggregated_begin(w, classes, groups, ranks, reqs, g, now)
+    cut_off(w, groups)
     return FINISHED

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from search_spaces.base import Noun
+from search_spaces.units import MS_PER_S
 from simulator import loop_state as ls
 from simulator.ceiling import ceiling
 from simulator.memory import MemoryBudget
@@ -114,7 +115,7 @@ def _stages(done: Run) -> dict[str, float]:
     if not done.setting.recipe.is_disaggregated:
         times[:, ls.GRANT] = times[:, ls.ARRIVE]
         times[:, ls.READY] = times[:, ls.PREFILL_END]
-    return {name: float(np.mean(times[:, end] - times[:, begin])) * 1e3 for name, begin, end in STAGES}
+    return {name: float(np.mean(times[:, end] - times[:, begin])) * MS_PER_S for name, begin, end in STAGES}
 
 
 def _saturated(roles: list[RoleUse], stages: dict[str, float]) -> str:

@@ -60,9 +60,10 @@ def command(**options: Any) -> None:
     from tqdm import tqdm
 
     from planner.file_writer import write_files
-    from planner.plan import PlanRequest, plan
+    from planner.plan import plan
     from planner.plan_files import plan_files
     from planner.plan_text import plan_text
+    from planner.plan_types import PlanRequest
 
     request = PlanRequest.parse(_request(options), "plan")
     out = Path(options["out"])

@@ -13,8 +13,9 @@ import pytest
 
 from engine_adapter.recipe_files import load_recipe
 from planner.evaluate import Evaluator
-from planner.plan import PlanRequest, bench_of, plan
+from planner.plan import bench_of, plan
 from planner.plan_files import plan_files
+from planner.plan_types import PlanRequest
 from search_spaces.errors import BadInput, Infeasible
 from search_spaces.space import RoleSpace, SearchSpace, load_spaces, topologies
 from search_spaces.workload import Slo
