@@ -66,6 +66,7 @@ def disaggregated(
     iters: float,
     extra_s: float,
     cap: float,
+    stamp: int = ls.SOURCE_STAMP,
 ) -> tuple[float, float, float]:
     """Request rate, decode step time and time to first token of a prefill and a decode role.
 
@@ -79,6 +80,7 @@ def disaggregated(
         iters: mean decode steps per request.
         extra_s: latency outside the workers.
         cap: most running requests per decode rank.
+        stamp: key of the compiled code; leave it alone.
     """
     context = isl + osl / 2
     chunk = classes.i[p, ls.CHUNK]
@@ -105,7 +107,15 @@ def disaggregated(
 
 @njit(cache=True)
 def aggregated(
-    classes: Any, c: int, load: float, isl: float, osl: float, iters: float, extra_s: float, cap: float
+    classes: Any,
+    c: int,
+    load: float,
+    isl: float,
+    osl: float,
+    iters: float,
+    extra_s: float,
+    cap: float,
+    stamp: int = ls.SOURCE_STAMP,
 ) -> tuple[float, float, float]:
     """The same for workers that prefill and decode in turn; decode waits while any rank prefills."""
     context = isl + osl / 2

@@ -209,9 +209,12 @@ def swa_tail_tokens(context: int, window: int = 128) -> int:
     return context - PAGE_TOKENS * (max(0, context - window) // PAGE_TOKENS)
 
 
-def transfer_bytes(model: ModelSpec, prompt_tokens: int, group: EngineGroup) -> float:
-    """Bytes a prefill rank ships for one prompt: compressed KV, window pages, compressor state."""
-    pages = -(-prompt_tokens // PAGE_TOKENS)
+def transfer_bytes(model: ModelSpec, prompt_tokens: int, group: EngineGroup, tokens_before: int = 0) -> float:
+    """Bytes a prefill rank ships for one prompt: compressed KV, window pages, compressor state.
+
+    `tokens_before` have travelled with earlier chunks, whole pages of compressed KV only.
+    """
+    pages = -(-prompt_tokens // PAGE_TOKENS) - tokens_before // PAGE_TOKENS
     long_lived = pages * (model.num_c4_layers * (37_440 + 8_448) + model.num_c128_layers * 1_728)
     window_pages = -(-swa_tail_tokens(prompt_tokens) // PAGE_TOKENS)
     ring = 16 if group.mtp else 8

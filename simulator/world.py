@@ -245,11 +245,14 @@ def _requests(setting: Setting) -> ls.Requests:
 
 
 def _transfer_seconds(setting: Setting, isl: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Hand-over of the last chunk; whole chunks before it travelled while later ones computed."""
+    """Hand-over of a prompt's last chunk; the chunks before it travelled while later ones computed."""
     prefill, hw = setting.recipe.prefill, setting.hardware
     assert prefill is not None
     values, inverse = np.unique(isl, return_inverse=True)
-    size = np.array([transfer_bytes(setting.model, int(v), prefill) for v in values])
+    before = (values - 1) // prefill.chunk_tokens_per_rank * prefill.chunk_tokens_per_rank
+    size = np.array(
+        [transfer_bytes(setting.model, int(v), prefill, int(b)) for v, b in zip(values, before, strict=True)]
+    )
     one_domain = setting.recipe.num_gpus <= hw.nvlink_domain_gpus and hw.nvlink_domain_gpus > hw.gpus_per_node
     link = hw.nvlink_bytes_per_s if one_domain else hw.nic_bytes_per_s
     seconds = setting.calibration.transfer_latency_s + size / (link * setting.calibration.transfer_efficiency)

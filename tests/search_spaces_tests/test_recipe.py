@@ -29,7 +29,6 @@ def test_two_spellings_share_a_digest() -> None:
     assert len(plain.digest) == 16
 
 
-@pytest.mark.xfail(strict=True, reason="canonical() keeps an empty frontend")
 def test_router_arguments_for_export_do_not_change_the_digest() -> None:
     assert bent(AGGREGATED, frontend={"args": {"router-mode": "kv"}}).digest == bent(AGGREGATED).digest
 

@@ -232,9 +232,9 @@ def test_9_every_drafting_step_pays_for_it():
     slow = Calibration(name="slow", hosts={"grace": HOST.model_copy(update={"draft_extend_s": 0.013})})
     load = fixed(1024, 100, 1, 4)
     runs = [finished(setting(aggregated("TP4", 2), load, calibration=c)) for c in (CALIBRATION, slow)]
-    steps = runs[0].world.totals[0, ls.STEPS_DECODE]
-    more = runs[1].world.totals[0, ls.BUSY_DECODE] - runs[0].world.totals[0, ls.BUSY_DECODE]
-    assert more == pytest.approx(steps * (0.013 - HOST.draft_extend_s), rel=1e-6)
+    steps = runs[0].reqs.i[:, ls.ITERS].sum()
+    decoding = [np.sum(s.reqs.t[:, ls.DONE] - s.reqs.t[:, ls.FIRST]) for s in runs]
+    assert decoding[1] - decoding[0] == pytest.approx(steps * (0.013 - HOST.draft_extend_s), rel=1e-6)
 
 
 def test_11_attention_does_not_scale_below_64_heads():
