@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,13 +83,18 @@ def _unwind(
         recipe = int(choice[first, last])
         found.append(Segment(first, last, recipe, float(regret[recipe, first : last + 1].max())))
         used, last = max(used - 1, 0), first - 1
-    merged: list[Segment] = []
-    for part in reversed(found):
-        if merged and merged[-1].recipe == part.recipe:
-            before = merged.pop()
+    return merged(found[::-1])
+
+
+def merged(parts: Sequence[Segment]) -> list[Segment]:
+    """Neighbouring segments of one recipe joined; `parts` ascend."""
+    joined: list[Segment] = []
+    for part in parts:
+        if joined and joined[-1].recipe == part.recipe:
+            before = joined.pop()
             part = Segment(before.first, part.last, part.recipe, max(before.regret, part.regret))
-        merged.append(part)
-    return merged
+        joined.append(part)
+    return joined
 
 
 def regret_by_count(regret: Floats) -> list[float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.dispatch import regret_by_count, regrets, segment
+from planner.dispatch import Segment, merged, regret_by_count, regrets, segment
 from planner.evaluate import Bench, Evaluator, Outcome
 from planner.plan_types import EvaluatedPoint, PlanRequest, PlanResult, PublicComparison
 from planner.screen import Candidate, meets, objective_value, slo_misses, usable
@@ -131,7 +131,7 @@ def _conclude(
 ) -> PlanResult:
     chosen: dict[int, _Chosen] = {}
     skipped: dict[int, str] = {}
-    points: list[EvaluatedPoint] = []
+    points: dict[tuple[str, int], EvaluatedPoint] = {}
     for index, load in enumerate(loads):
         result = _choose(request, search, load, found[load], points)
         if isinstance(result, str):
@@ -152,35 +152,24 @@ def _conclude(
         table=table,
         regret_by_recipes=by_count,
         counts={**search.tally.as_dict(), "simulations": search.evaluator.simulated},
-        points=points,
+        points=list(points.values()),
         comparisons=_comparisons(chosen),
         skipped=skipped,
     )
 
 
 def _choose(
-    request: PlanRequest, search: Search, load: int, found: dict[str, Candidate], points: list[EvaluatedPoint]
+    request: PlanRequest,
+    search: Search,
+    load: int,
+    found: dict[str, Candidate],
+    points: dict[tuple[str, int], EvaluatedPoint],
 ) -> _Chosen | str:
     """The best recipe at a load: not worse than the public one on either axis, best by objective."""
     evaluator = search.evaluator
-    short = list(evaluator.map([(c.recipe, load, True) for c in found.values()]))
-    good: list[tuple[float, Candidate]] = []
-    misses: list[tuple[float, str]] = []
-    for candidate, (_, _, outcome) in zip(found.values(), short, strict=True):
-        if outcome.infeasible:
-            misses.append((9e9, outcome.infeasible))
-            continue
-        points.append(_point(candidate, load, outcome))
-        broken = slo_misses(request.slo, outcome.metrics)
-        if usable(outcome) and not broken:
-            good.append((objective_value(outcome, candidate.recipe, request.objective), candidate))
-        elif broken:
-            worst = max(broken, key=lambda name: broken[name])
-            misses.append(
-                (broken[worst], f"{candidate.recipe.topology} misses {worst} by a factor {broken[worst]:.2f}")
-            )
+    good, nearest = _eligible(request, evaluator, load, found, points)
     if not good:
-        return min(misses)[1] if misses else "no recipe fits the GPUs"
+        return nearest
     good.sort(key=lambda item: -item[0])
     publics = [c for _, c in good if c.origin == "public" and load in c.recipe.concurrencies]
     reference = publics[0] if publics else None
@@ -197,6 +186,9 @@ def _choose(
             strict=True,
         )
     }
+    for candidate in finalists.values():
+        if not full[candidate.recipe.digest].infeasible:
+            points[candidate.recipe.digest, load] = _point(candidate, load, full[candidate.recipe.digest])
     pool = [
         c
         for c in finalists.values()
@@ -209,6 +201,33 @@ def _choose(
     best = max(pool, key=lambda c: objective_value(full[c.recipe.digest], c.recipe, request.objective))
     beside = (reference.recipe, full[reference.recipe.digest]) if reference is not None else None
     return _Chosen(best, full[best.recipe.digest], beside)
+
+
+def _eligible(
+    request: PlanRequest,
+    evaluator: Evaluator,
+    load: int,
+    found: dict[str, Candidate],
+    points: dict[tuple[str, int], EvaluatedPoint],
+) -> tuple[list[tuple[float, Candidate]], str]:
+    """Objective and candidate of what runs and meets the SLO in short runs, and the nearest miss."""
+    short = list(evaluator.map([(c.recipe, load, True) for c in found.values()]))
+    good: list[tuple[float, Candidate]] = []
+    misses: list[tuple[float, str]] = []
+    for candidate, (_, _, outcome) in zip(found.values(), short, strict=True):
+        if outcome.infeasible:
+            misses.append((9e9, outcome.infeasible))
+            continue
+        points[candidate.recipe.digest, load] = _point(candidate, load, outcome)
+        broken = slo_misses(request.slo, outcome.metrics)
+        if usable(outcome) and not broken:
+            good.append((objective_value(outcome, candidate.recipe, request.objective), candidate))
+        elif broken:
+            worst = max(broken, key=lambda name: broken[name])
+            misses.append(
+                (broken[worst], f"{candidate.recipe.topology} misses {worst} by a factor {broken[worst]:.2f}")
+            )
+    return good, min(misses)[1] if misses else "no recipe fits the GPUs"
 
 
 def _outcome(evaluator: Evaluator, candidate: Candidate, load: int, short: bool) -> Outcome:
@@ -269,14 +288,14 @@ def _scores(
         if usable(outcome) and meets(request.slo, outcome.metrics):
             scores[row, column] = objective_value(outcome, recipes[row].recipe, request.objective)
     for column, load in enumerate(loads):
-        own = recipes.index(chosen[load].candidate) if chosen[load].candidate in recipes else None
-        if own is None:
-            own = next(
-                i for i, c in enumerate(recipes) if c.recipe.digest == chosen[load].candidate.recipe.digest
-            )
+        own = _row_of(recipes, chosen[load])
         # The choice at a load was made on full runs and both axes; short runs of others do not overrule it.
         scores[:, column] = np.minimum(scores[:, column], scores[own, column])
     return scores, recipes, outcomes
+
+
+def _row_of(recipes: Sequence[Candidate], pick: _Chosen) -> int:
+    return [c.recipe.digest for c in recipes].index(pick.candidate.recipe.digest)
 
 
 def _table(
@@ -285,7 +304,11 @@ def _table(
     loads = list(chosen)
     scores, recipes, outcomes = _scores(request, search, chosen)
     lost = regrets(scores)
-    parts = segment(lost, request.max_recipes or len(loads))
+    if request.max_recipes is None:
+        own = [_row_of(recipes, pick) for pick in chosen.values()]
+        parts = merged([Segment(i, i, row, float(lost[row, i])) for i, row in enumerate(own)])
+    else:
+        parts = segment(lost, request.max_recipes)
     rows = []
     for part in parts:
         low = 1 if part.first == 0 else loads[part.first - 1] + 1

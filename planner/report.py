@@ -86,5 +86,6 @@ def _draw(axes: Axes, result: PlanResult) -> None:
         title=f"{table.model} on {table.hardware}, {table.isl}/{table.osl}, stack {table.stack} (simulated)",
     )
     axes.grid(alpha=0.3)
+    axes.margins(x=0.12)
     axes.plot([], [], marker="*", color=COLOURS["table"], linestyle="none", label="dispatch table")
     axes.legend(loc="upper right", fontsize=8)

@@ -15,7 +15,7 @@ from simulator.loop_state import (
     TOKEN_POINTS,
 )
 from simulator.memory import graph_buckets
-from simulator.step_cost import RANK_COMPONENTS, Scenario, decode_cost, prefill_cost
+from simulator.step_cost import GROUP_COMPONENTS, RANK_COMPONENTS, Scenario, decode_cost, prefill_cost
 
 Floats = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ class RoleTables:
 def prefill_tables(scn: Scenario) -> RoleTables:
     """GPU seconds of a prefill step over (tokens, mean query context)."""
     cost = prefill_cost(scn, TOKEN_AXIS[:, None], CONTEXT_AXIS[None, :])
-    return _split(cost.part((*RANK_COMPONENTS, "draft")), cost.part(("routed_experts",)))
+    return _split(cost.part((*RANK_COMPONENTS, "draft")), cost.part(GROUP_COMPONENTS))
 
 
 @lru_cache(maxsize=512)
@@ -47,7 +47,7 @@ def decode_tables(scn: Scenario) -> RoleTables:
     """GPU seconds of a decode iteration over (batch, mean context), drafts included."""
     axis = TOKEN_AXIS[:BATCH_POINTS]
     cost = decode_cost(scn, axis[:, None], CONTEXT_AXIS[None, :])
-    found = _split(cost.part((*RANK_COMPONENTS, "draft")), cost.part(("routed_experts",)), len(axis))
+    found = _split(cost.part((*RANK_COMPONENTS, "draft")), cost.part(GROUP_COMPONENTS), len(axis))
     growth = TOKEN_AXIS[BATCH_POINTS:] / axis[-1]
     return RoleTables(
         np.concatenate([found.rank, found.rank[-1:] * growth[:, None]]),

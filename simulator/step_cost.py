@@ -33,8 +33,11 @@ RANK_COMPONENTS = (
     "attention_collective",
     "head",
     "unfused_kernels",
+    "sustained_load",
 )
-"""Components that a rank pays for its own tokens; the rest is common to the group."""
+"""Components that a rank pays for its own tokens."""
+GROUP_COMPONENTS = ("routed_experts", "sustained_load_experts")
+"""Components common to the ranks of a group."""
 
 
 @dataclass(frozen=True)
@@ -103,12 +106,12 @@ def moe_seconds(scn: Scenario, tokens: Floats, prefill: bool, window: int = 1) -
         return _moe_seconds(scn, tokens, prefill)
     shared = scn.calibration.draft_expert_overlap
     distinct = tokens * (1 + (window - 1) * (1 - shared)) / window
-    few, source = _moe_seconds(scn, distinct, prefill)
+    few, _ = _moe_seconds(scn, distinct, prefill)
     many, _ = _moe_seconds(scn, tokens, prefill)
     compute = op_costs.moe_compute_share(
         scn.model, scn.hardware, _group_tokens(scn, tokens), scn.group.moe_ep
     )
-    return few * (many / few) ** compute, source
+    return few * (many / few) ** compute, "fitted"
 
 
 def _group_tokens(scn: Scenario, tokens: Floats) -> Floats:
@@ -124,7 +127,7 @@ def _moe_seconds(scn: Scenario, tokens: Floats, prefill: bool) -> tuple[Floats, 
         seconds, source = kernels.megamoe_s(per_gpu, group.moe_ep, cal.routing_alpha, prefill, fp4)
         if group.moe_backend == "deepep":
             return seconds * cal.unfused_moe_ratio, "fitted"
-        return seconds, source
+        return seconds, source if fp4 is None else "fitted"
     total = tokens * group.attention_dp
     seconds, source = kernels.grouped_moe_s(
         group.moe_backend, total, group.moe_ep, group.moe_tp, group.expert_weights, cal.routing_alpha
@@ -185,8 +188,13 @@ def head_cost(scn: Scenario, rows: Floats) -> StepCost:
     return cost
 
 
-def _scaled(cost: StepCost, factor: float) -> StepCost:
-    return StepCost({k: v * factor for k, v in cost.seconds.items()}, dict(cost.sources))
+def _sustained(cost: StepCost, factor: float) -> StepCost:
+    """The cost and, as components of their own, what sustained load adds to kernels timed alone."""
+    experts = cost.seconds["routed_experts"]
+    rest = cost.gpu_s - experts
+    cost.add("sustained_load", (factor - 1) * rest, "fitted")
+    cost.add("sustained_load_experts", (factor - 1) * experts, "fitted")
+    return cost
 
 
 def _slowdown(scn: Scenario, prefill: bool) -> float:
@@ -219,7 +227,7 @@ def forward_cost(
             attention = scn.kernels.attention_decode_s(ratio, heads, t, ctx)
         total = total.merged(layer_cost(scn, ratio, t, attention, moe, graph), count)
     total = total.merged(head_cost(scn, np.asarray(rows, float)))
-    return _scaled(total, _slowdown(scn, prefill))
+    return _sustained(total, _slowdown(scn, prefill))
 
 
 def mtp_layer_cost(
@@ -233,7 +241,7 @@ def mtp_layer_cost(
     layer = layer_cost(scn, 0, t, attention, moe, graph=not prefill).merged(
         head_cost(scn, np.asarray(rows, float))
     )
-    return _scaled(layer, _slowdown(scn, prefill))
+    return _sustained(layer, _slowdown(scn, prefill))
 
 
 def decode_cost(scn: Scenario, batch: ArrayLike, context: ArrayLike, graph: bool = True) -> StepCost:
@@ -246,7 +254,7 @@ def decode_cost(scn: Scenario, batch: ArrayLike, context: ArrayLike, graph: bool
         draft = mtp_layer_cost(scn, b, context, False, b)
         extend = mtp_layer_cost(scn, b * q, context, False, b)
         drafts = extend.merged(draft, steps - 1)
-        cost.add("draft", drafts.gpu_s, "interpolated")
+        cost.add("draft", drafts.gpu_s, "fitted")
     return cost
 
 
@@ -254,7 +262,7 @@ def prefill_cost(scn: Scenario, tokens: ArrayLike, context: ArrayLike) -> StepCo
     """GPU cost of one prefill step with `tokens` new tokens per rank at mean query context `context`."""
     cost = forward_cost(scn, tokens, context, prefill=True, graph=False, rows=np.ones(()))
     if scn.group.mtp:
-        cost.add("draft", mtp_layer_cost(scn, tokens, context, True, np.ones(())).gpu_s, "interpolated")
+        cost.add("draft", mtp_layer_cost(scn, tokens, context, True, np.ones(())).gpu_s, "fitted")
     return cost
 
 

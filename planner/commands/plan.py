@@ -39,7 +39,12 @@ EXAMPLE = example(
 )  # fmt: skip
 @click.option("--mtp/--no-mtp", default=True, show_default=True, help="Whether drafting may be used.")
 @click.option("--stack", default="june", show_default=True, metavar="NAME", help="Engine build.")
-@click.option("--max-recipes", type=int, metavar="K", help="Most rows of the table.  [one per load]")
+@click.option(
+    "--max-recipes",
+    type=int,
+    metavar="K",
+    help="Most rows of the table, chosen for least regret.  [each load's own recipe]",
+)
 @click.option("--trials", type=int, default=16, show_default=True, help="Sampler trials per load.")
 @click.option("--keep", type=int, default=24, show_default=True, help="Screened recipes simulated per load.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of simulation and sampler.")

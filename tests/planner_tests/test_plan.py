@@ -67,6 +67,13 @@ def test_recommended_recipes_are_not_worse_than_public_ones_on_either_axis(resul
         assert pair.recommended_tokens_per_s_per_user >= pair.public_tokens_per_s_per_user
 
 
+def test_every_load_is_served_by_its_recommended_recipe_unless_rows_are_limited(result):
+    for pair in result.comparisons:
+        assert result.table.lookup(pair.concurrency).recipe.name == pair.recommended
+    one = plan(request(max_recipes=1), None, workers=1, spaces=[SPACE])
+    assert len(one.table.rows) == 1 and one.table.max_regret == pytest.approx(one.regret_by_recipes[0])
+
+
 def test_counts_add_up(result):
     counts = result.counts
     pruned = sum(counts["pruned_by_rule"].values())
