@@ -31,6 +31,32 @@ def example(*lines: str) -> str:
     return "\n".join(("\b", *lines))
 
 
+def recipe_options(command: F) -> F:
+    """`--recipe`, what may replace parts of it, and the load."""
+    for option in reversed(
+        (
+            click.option(
+                "--recipe", required=True, metavar="FILE[:SELECTOR]",
+                help="Recipe file, or a public recipe's name.",
+            ),
+            click.option("--hardware", metavar="NAME", help="Platform instead of the recipe's."),
+            click.option("--model", metavar="NAME", help="Model instead of the recipe's."),
+            click.option(
+                "--concurrency", type=int, metavar="N",
+                help="Requests in flight; the recipe's largest by default.",
+            ),
+            click.option(
+                "--isl", type=int, metavar="TOKENS", help="Nominal input length.  [the file's, else 8192]"
+            ),
+            click.option(
+                "--osl", type=int, metavar="TOKENS", help="Nominal output length.  [the file's, else 1024]"
+            ),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 def stack_options(command: F) -> F:
     """`--stack`, `--with` and `--without`."""
     command = click.option(

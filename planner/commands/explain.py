@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from planner.options import example, json_option, stack_options
+from planner.options import example, json_option, recipe_options, stack_options
 
 EXAMPLE = example(
     "Example: which pool runs out first when prompts are long?",
@@ -15,16 +15,7 @@ EXAMPLE = example(
 
 
 @click.command("explain", epilog=EXAMPLE)
-@click.option(
-    "--recipe", required=True, metavar="FILE[:SELECTOR]", help="Recipe file, or a public recipe's name."
-)
-@click.option("--hardware", metavar="NAME", help="Platform instead of the recipe's.")
-@click.option("--model", metavar="NAME", help="Model instead of the recipe's.")
-@click.option(
-    "--concurrency", type=int, metavar="N", help="Requests in flight; the recipe's largest by default."
-)
-@click.option("--isl", type=int, metavar="TOKENS", help="Input length.  [the file's, else 8192]")
-@click.option("--osl", type=int, metavar="TOKENS", help="Output length.  [the file's, else 1024]")
+@recipe_options
 @stack_options
 @json_option
 def command(**options: Any) -> None:

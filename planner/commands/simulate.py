@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from planner.options import calibration_option, example, json_option, stack_options
+from planner.options import calibration_option, example, json_option, recipe_options, stack_options
 
 EXAMPLE = example(
     "Example: a public recipe at twice its load, without one optimisation",
@@ -16,16 +16,7 @@ EXAMPLE = example(
 
 
 @click.command("simulate", epilog=EXAMPLE)
-@click.option(
-    "--recipe", required=True, metavar="FILE[:SELECTOR]", help="Recipe file, or a public recipe's name."
-)
-@click.option("--hardware", metavar="NAME", help="Platform instead of the recipe's.")
-@click.option("--model", metavar="NAME", help="Model instead of the recipe's.")
-@click.option(
-    "--concurrency", type=int, metavar="N", help="Requests in flight; the recipe's largest by default."
-)
-@click.option("--isl", type=int, metavar="TOKENS", help="Nominal input length.  [the file's, else 8192]")
-@click.option("--osl", type=int, metavar="TOKENS", help="Nominal output length.  [the file's, else 1024]")
+@recipe_options
 @click.option("--random-range-ratio", type=float, metavar="R", help="Shortest length over nominal.  [0.8]")
 @click.option("--num-prompts", type=int, metavar="N", help="Measured requests.  [10 x concurrency]")
 @stack_options
