@@ -26,6 +26,7 @@ COMMANDS = {
     "simulate": LazyCommand("planner.commands.simulate", "Predict one recipe and say what limits it."),
     "explain": LazyCommand("planner.commands.explain", "Show a recipe's memory, limits and overrides."),
     "plan": LazyCommand("planner.commands.plan", "Search the best recipes for a model on a platform."),
+    "waterfall": LazyCommand("planner.commands.waterfall", "Show what each engine optimisation contributes."),
     "validate": LazyCommand("planner.commands.validate", "Compare predictions with measured points."),
     "calibrate": LazyCommand("planner.commands.calibrate", "Fit the model's parameters to measured points."),
     "export": LazyCommand(

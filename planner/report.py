@@ -9,6 +9,9 @@ from planner.plan_types import EvaluatedPoint, PlanResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from planner.waterfall import Waterfall
 
 COLOURS = {"search": "#9aa5b1", "public": "#d97706", "front": "#1d4ed8", "table": "#b91c1c"}
 
@@ -30,22 +33,49 @@ def pareto_front(points: list[EvaluatedPoint]) -> list[EvaluatedPoint]:
 
 def pareto_picture(result: PlanResult) -> dict[str, bytes]:
     """The Pareto plane as PNG and SVG: tok/s/GPU over tok/s/user, both by simulation."""
+    figure = _figure()
+    _draw(figure.add_subplot(), result)
+    return _files(figure, "pareto")
+
+
+def _figure() -> Figure:
     import matplotlib
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "servecast"
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    axes = figure.add_subplot()
-    _draw(axes, result)
+    return Figure(figsize=(9, 6), layout="constrained")
+
+
+def _files(figure: Figure, name: str) -> dict[str, bytes]:
+    """PNG and SVG of a figure, byte-identical for equal content."""
     files = {}
     for kind in ("png", "svg"):
         buffer = BytesIO()
         metadata = {"Date": None} if kind == "svg" else {"Software": None}
         figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
-        files[f"pareto.{kind}"] = buffer.getvalue()
+        files[f"{name}.{kind}"] = buffer.getvalue()
     return files
+
+
+def waterfall_picture(found: Waterfall) -> dict[str, bytes]:
+    """Bars of throughput after each switch, as PNG and SVG."""
+    figure = _figure()
+    axes = figure.add_subplot()
+    labels = [found.start, *(f"+ {step.switch}" for step in found.steps)]
+    values = [found.start_tokens_per_s_per_gpu, *(s.total_tokens_per_s_per_gpu for s in found.steps)]
+    heights = [value or 0.0 for value in values]
+    axes.barh(range(len(labels)), heights, color=COLOURS["front"])
+    for row, (value, step) in enumerate(zip(values[1:], found.steps, strict=True), 1):
+        text = "does not fit" if value is None else f"{value:,.0f}"
+        text += f" ({100 * step.gain:+.1f} %)" if step.gain is not None else ""
+        axes.annotate(text, (heights[row], row), textcoords="offset points", xytext=(4, -3), fontsize=8)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.margins(x=0.2)
+    axes.set(xlabel="tok/s/GPU (simulated)", title=f"{found.recipe}, concurrency {found.concurrency}")
+    return _files(figure, "waterfall")
 
 
 def _draw(axes: Axes, result: PlanResult) -> None:

@@ -12,6 +12,7 @@ Switch = Literal[
     "mhc_fusion",
     "mhc_fused_post_pre",
     "kv_compression_v2",
+    "w4a4_megamoe",
     "swa_tail_prealloc",
     "swa_budget",
     "c128_state_per_request",

@@ -73,11 +73,12 @@ def decode_admit(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: in
             req = ranks.i[r, Q_HEAD]
             isl = reqs.i[req, ISL]
             free = classes.f[c, FULL] - ranks.f[r, USED_FULL]
+            growth = classes.f[c, SWA_RESERVE] * ranks.i[r, ACTIVE]
             if ranks.i[r, ACTIVE] >= classes.i[c, SLOTS]:
                 ranks.blocked[r] = 1
             elif isl + reserve > free - max(reserve * ranks.i[r, ACTIVE], reserve):
                 ranks.blocked[r] = 2
-            elif reqs.swa[req] > classes.f[c, SWA] - ranks.f[r, USED_SWA]:
+            elif reqs.swa[req] > classes.f[c, SWA] - ranks.f[r, USED_SWA] - growth:
                 ranks.blocked[r] = 3
             if ranks.blocked[r] > 0:
                 break

@@ -163,6 +163,16 @@ def mhc_s(model: ModelSpec, hw: Hardware, tokens: ArrayLike) -> Floats:
     return _bound(2 * t * model.params_mhc, moved + model.params_mhc * BYTES_FP32, hw.bf16_flops, hw)
 
 
+def mhc_fused_traffic_ratio(model: ModelSpec) -> float:
+    """Bytes of a hyper-connection site with fused post and pre steps over those of two kernels.
+
+    The post step of one site and the pre step of the next then share one kernel, and the streams in
+    between are not read back.
+    """
+    streams = model.mhc_streams
+    return (2 * streams + 2) / (3 * streams + 2)
+
+
 def norm_s(model: ModelSpec, hw: Hardware, tokens: ArrayLike, count: int = 2) -> Floats:
     """Roofline of `count` RMS norms over the hidden dimension."""
     return count * np.asarray(tokens, float) * model.hidden * 2 * BYTES_BF16 / hw.hbm_bytes_per_s

@@ -123,7 +123,8 @@ def _moe_seconds(scn: Scenario, tokens: Floats, prefill: bool) -> tuple[Floats, 
     group, kernels, cal = scn.group, scn.kernels, scn.calibration
     if group.moe_backend in A2A_BACKENDS:
         per_gpu = tokens / group.attention_tp
-        fp4 = cal.fp4_moe_ratio if group.moe_activation == "fp4" else None
+        has_fp4 = group.moe_activation == "fp4" and scn.stack.has("w4a4_megamoe")
+        fp4 = cal.fp4_moe_ratio if has_fp4 else None
         seconds, source = kernels.megamoe_s(per_gpu, group.moe_ep, cal.routing_alpha, prefill, fp4)
         if group.moe_backend == "deepep":
             return seconds * cal.unfused_moe_ratio, "fitted"
@@ -152,7 +153,9 @@ def layer_cost(
     cost.add("attention", *attention)
     mhc, source = kernels.mhc_s(tokens)
     fused = 1.0 if scn.stack.has("mhc_fusion") else scn.calibration.mhc_unfused_ratio
-    cost.add("mhc", mhc * fused, source)
+    if scn.stack.has("mhc_fused_post_pre"):
+        fused *= op_costs.mhc_fused_traffic_ratio(model)
+    cost.add("mhc", mhc * fused, source if fused == 1.0 else "analytic")
     all_to_all = group.moe_backend in A2A_BACKENDS
     width = model.expert_inner / (1 if all_to_all else group.tp) * model.num_shared_experts
     shared_tokens = tokens if all_to_all else tokens * group.attention_dp

@@ -137,6 +137,7 @@ def _class_rows(
         ls.HOST_BASE: host.decode_base_s * relief.decode_time,
         ls.HOST_SEQ: host.decode_sequence_s * relief.decode_time,
         ls.EAGER: setting.model.num_layers * host.decode_eager_layer_s * relief.decode_time,
+        ls.SWA_RESERVE: 0 if setting.stack.has("swa_budget") else group.reserved_decode_tokens,
         ls.JOIN: (host.join_stall_s if group.attention_dp > 1 else 0.0) * relief.decode_time,
         ls.EXTEND: host.draft_extend_s * relief.decode_time
         if speculative and not setting.stack.has("draft_extend_graph")
