@@ -151,7 +151,11 @@ def _conclude(
         request=request,
         table=table,
         regret_by_recipes=by_count,
-        counts={**search.tally.as_dict(), "simulations": search.evaluator.simulated},
+        counts={
+            **search.tally.as_dict(),
+            "simulations": search.evaluator.simulated,
+            "damaged_cache_lines": search.evaluator.damaged_lines,
+        },
         points=list(points.values()),
         comparisons=_comparisons(chosen),
         skipped=skipped,

@@ -87,6 +87,10 @@ def command(**options: Any) -> None:
     finally:
         bar.close()
     notes: list[str] = []
+    if result.counts["damaged_cache_lines"]:
+        notes.append(
+            f"{result.counts['damaged_cache_lines']} damaged lines of predictions.jsonl were simulated anew"
+        )
     write_files(plan_files(result, notes), out, force=True)
     for note in notes:
         click.echo(f"note: {note}", err=True)
