@@ -155,6 +155,7 @@ def _conclude(
             **search.tally.as_dict(),
             "simulations": search.evaluator.simulated,
             "damaged_cache_lines": search.evaluator.damaged_lines,
+            "journals_set_aside": search.journals_set_aside,
         },
         points=list(points.values()),
         comparisons=_comparisons(chosen),

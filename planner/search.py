@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -49,9 +50,23 @@ class Search:
         self.evaluator, self.slo, self.objective, self.seed = evaluator, slo, objective, seed
         self.tally = Tally()
         self._screening: dict[int, Future[tuple[list[Candidate], Tally]]] = {}
-        self._storage = (
-            JournalStorage(JournalFileBackend(str(storage))) if storage is not None else InMemoryStorage()
-        )
+        self.journals_set_aside = 0
+        self._storage = InMemoryStorage() if storage is None else self._journal(storage)
+
+    def _journal(self, path: Path) -> JournalStorage:
+        """The journal at `path`; one that cannot be read is renamed and a new one begun.
+
+        Nothing is lost with it: studies are replayed, and simulations are in the prediction cache.
+        """
+        try:
+            # Optuna reads lines lazily, so that a torn one would surface in the middle of a search.
+            for line in path.read_bytes().splitlines() if path.exists() else ():
+                json.loads(line)
+            return JournalStorage(JournalFileBackend(str(path)))
+        except (ValueError, KeyError, TypeError):
+            path.rename(path.with_suffix(".damaged"))
+            self.journals_set_aside += 1
+            return JournalStorage(JournalFileBackend(str(path)))
 
     def candidate(self, space: SearchSpace, point: dict[str, Any], concurrency: int) -> Candidate | None:
         """The valid, named recipe of a point, or None with the rule counted."""

@@ -91,6 +91,10 @@ def command(**options: Any) -> None:
         notes.append(
             f"{result.counts['damaged_cache_lines']} damaged lines of predictions.jsonl were simulated anew"
         )
+    if result.counts["journals_set_aside"]:
+        notes.append(
+            "study.journal could not be read; it is kept as study.damaged and the study was replayed"
+        )
     write_files(plan_files(result, notes), out, force=True)
     for note in notes:
         click.echo(f"note: {note}", err=True)

@@ -117,6 +117,14 @@ def test_a_torn_or_corrupt_cache_line_is_set_aside_and_counted(tmp_path):
     assert evaluator.damaged_lines == 1
 
 
+@pytest.mark.parametrize("content", [b"\xec\xff\x00noise", b'{"op_code": 0, broken\n{"op_code": 99}\n'])
+def test_a_corrupt_journal_is_set_aside_and_the_study_replayed(tmp_path, result, content):
+    (tmp_path / "study.journal").write_bytes(content)
+    again = plan(request(), tmp_path, workers=1, spaces=[SPACE])
+    assert again.table == result.table and again.counts["journals_set_aside"] == 1
+    assert (tmp_path / "study.damaged").read_bytes() == content
+
+
 def test_an_impossible_slo_names_the_limit_and_the_nearest_recipe():
     with pytest.raises(Infeasible, match=r"misses max_median_tpot_ms by a factor"):
         plan(request(slo=Slo(max_median_tpot_ms=0.5).model_dump()), None, workers=1, spaces=[SPACE])
