@@ -1,0 +1,68 @@
+"""Measured engine steps: how long forward passes of one engine configuration took."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from search_spaces.base import Noun
+from search_spaces.recipe import EngineGroup
+
+StepMode = Literal["prefill", "decode", "verify", "draft", "draft_extend"]
+
+
+class StepRow(Noun):
+    """Forward passes of one shape. All times are seconds per pass."""
+
+    mode: StepMode
+    """`verify` is the target model's pass over drafted tokens."""
+    sequences: int = Field(ge=1)
+    """Sequences of one attention rank in the pass."""
+    new_tokens: int = Field(ge=1)
+    """Tokens computed, all sequences together."""
+    context: float = Field(ge=0)
+    """Tokens cached before the pass, mean per sequence."""
+    wall_s: float = Field(gt=0)
+    """Median time from this pass's start to the next one's, or GPU time where only that was recorded."""
+    low_s: float = Field(gt=0)
+    """Tenth percentile."""
+    high_s: float = Field(gt=0)
+    """Ninetieth percentile."""
+    count: int = Field(ge=1)
+    """Passes behind the row; first passes of a shape (compilation) are left out."""
+    gpu_s: float | None = Field(default=None, gt=0)
+    """Median time of the pass on the GPU's stream."""
+    gap_s: float | None = Field(default=None, ge=0)
+    """Median GPU idle time before the pass."""
+    host_s: float | None = Field(default=None, gt=0)
+    """Median CPU time until the pass had been launched."""
+    graph: bool = False
+    """Whether a CUDA graph was replayed."""
+
+
+class StepProfile(Noun):
+    """Steps of one engine configuration on one device."""
+
+    name: str
+    model: str
+    """Catalog name, or the name of an architecture that the catalog does not hold."""
+    num_layers: int = Field(ge=1)
+    """Layers of the model as it ran; profiles at two depths give a slope per layer."""
+    hardware: str
+    """Catalog name of the platform, or `cpu`."""
+    device: str
+    """Device name as the driver prints it."""
+    engine: str = "sglang"
+    engine_version: str
+    group: EngineGroup
+    """Layout and settings of the worker."""
+    max_total_tokens: int | None = Field(default=None, ge=1)
+    """Cache tokens per rank that the server reported."""
+    max_running_requests: int | None = Field(default=None, ge=1)
+    """Running requests per rank that the server reported."""
+    measured_on: str
+    """Date, ISO."""
+    source: str
+    """Command or file that the rows come from."""
+    rows: tuple[StepRow, ...]
