@@ -88,6 +88,7 @@ FLAG_RULES: tuple[FlagRule, ...] = (
 
 ENV_RULES: tuple[FlagRule, ...] = (
     FlagRule("SGLANG_OPT_USE_ONLINE_COMPRESS", "online_compress", "bool"),
+    FlagRule("SGLANG_OPT_SWA_SPLIT_LEAF_ON_INSERT", "swa_tail_lock", "bool"),
     FlagRule("SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION", "clip_max_new_tokens", "int"),
 )
 MEGAMOE_CAP_ENV = "SGLANG_OPT_DEEPGEMM_MEGA_MOE_NUM_MAX_TOKENS_PER_RANK"

@@ -57,6 +57,39 @@ def recipe_options(command: F) -> F:
     return command
 
 
+def traffic_options(command: F) -> F:
+    """What shapes the load beyond lengths and concurrency: arrivals, sessions, shared prefixes, a trace."""
+    for option in reversed(
+        (
+            click.option(
+                "--random-range-ratio", type=float, metavar="R", help="Shortest length over nominal.  [0.8]"
+            ),
+            click.option(
+                "--num-prompts", type=int, metavar="N", help="Measured requests.  [10 x concurrency]"
+            ),
+            click.option(
+                "--request-rate", type=float, metavar="PER_S",
+                help="Mean arrivals per second instead of a closed loop; --concurrency then is a cap.",
+            ),
+            click.option(
+                "--burstiness", type=float, metavar="SHAPE",
+                help="Gamma shape of inter-arrival times: 1 is Poisson, less is burstier.",
+            ),
+            click.option("--turns", type=int, metavar="N", help="Requests per session."),
+            click.option("--turn-tokens", type=int, metavar="TOKENS", help="New input of every later turn."),
+            click.option("--think-s", type=float, metavar="S", help="Pause before the next turn."),
+            click.option(
+                "--shared-prefix-tokens", type=int, metavar="TOKENS", help="System prompt common to a group."
+            ),
+            click.option("--prefix-groups", type=int, metavar="N", help="Different system prompts."),
+            click.option("--trace", metavar="FILE", help="Replay a Mooncake JSONL or Azure CSV trace."),
+            click.option("--rate-scale", type=float, metavar="X", help="Replay it X times as fast."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 def stack_options(command: F) -> F:
     """`--stack`, `--with` and `--without`."""
     command = click.option(

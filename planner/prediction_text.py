@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from planner.text_table import number, percent, table
 from search_spaces.units import MS_PER_S
+from search_spaces.workload import Workload
 from simulator.simulate import Prediction, RoleUse
 from simulator.world import Setting
 
@@ -33,14 +34,30 @@ def _head(setting: Setting) -> str:
     rows = [
         ("recipe", f"{recipe.name}: {recipe.topology}, {recipe.num_gpus} GPUs"),
         ("serves", f"{setting.model.name} on {setting.hardware.name} ({setting.hardware.gpu})"),
-        (
-            "load",
-            f"{load.isl}/{load.osl} tokens x [{load.random_range_ratio:g}, 1], concurrency "
-            f"{load.concurrency}, {load.measured_requests} {load.prompts} prompts, seed {setting.seed}",
-        ),
+        ("load", f"{_load(load)}, seed {setting.seed}"),
         ("stack", f"{stack.name} (SGLang {stack.version}), calibration {setting.calibration.name}"),
     ]
     return table(rows, indent=0)
+
+
+def _load(load: Workload) -> str:
+    """What is asked: lengths, arrivals, sessions and what prompts share."""
+    if load.trace is not None:
+        return (
+            f"{load.measured_requests} requests of the {load.trace.format} trace {load.trace.path} at "
+            f"x{load.trace.rate_scale:g}, mean {load.mean_isl:.0f}/{load.mean_osl:.0f} tokens"
+        )
+    text = (
+        f"{load.isl}/{load.osl} tokens x [{load.random_range_ratio:g}, 1], concurrency "
+        f"{load.concurrency}, {load.measured_requests} {load.prompts} prompts"
+    )
+    if load.request_rate is not None:
+        text += f", {load.request_rate:g} arrivals/s (Gamma shape {load.burstiness:g})"
+    if load.turns > 1:
+        text += f", {load.turns} turns of +{load.later_turn_tokens} tokens after {load.think_s:g} s"
+    if load.shared_prefix_tokens:
+        text += f", {load.shared_prefix_tokens} tokens shared in {load.prefix_groups} groups"
+    return text
 
 
 def _headline(prediction: Prediction) -> str:
@@ -92,12 +109,13 @@ def _roles(roles: list[RoleUse]) -> str:
                 number(use.mean_context_tokens) if use.mean_batch_per_rank else "-",
                 number(use.mean_prefill_tokens_per_rank) if use.mean_prefill_tokens_per_rank else "-",
                 percent(use.idle_rank_fraction) if use.mean_prefill_tokens_per_rank else "-",
+                percent(use.prefix_hit_fraction) if use.prefix_hit_fraction else "-",
                 ", ".join(blocked) or "-",
             )
         )
     header = (
         "role", "prefilling", "decoding", "batch/rank", "largest", "context", "prefill tok/rank", "idle",
-        "queue waits for",
+        "cached", "queue waits for",
     )  # fmt: skip
     return "Roles (means over the run)\n" + table(rows, header)
 

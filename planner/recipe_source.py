@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +17,7 @@ from search_spaces.errors import BadInput
 from search_spaces.public_recipes import recipe_lanes
 from search_spaces.recipe import Recipe
 from search_spaces.stack import StackVersion, Switch
+from search_spaces.traces import open_trace, trace_rows
 from search_spaces.workload import Workload
 
 CATALOG_PREFIX = "catalog:"
@@ -33,6 +34,15 @@ class LoadOptions:
     osl: int | None = None
     random_range_ratio: float | None = None
     num_prompts: int | None = None
+    request_rate: float | None = None
+    burstiness: float | None = None
+    turns: int | None = None
+    turn_tokens: int | None = None
+    think_s: float | None = None
+    shared_prefix_tokens: int | None = None
+    prefix_groups: int | None = None
+    trace: str | None = None
+    rate_scale: float | None = None
 
 
 def named_recipes() -> dict[str, Recipe]:
@@ -133,10 +143,25 @@ def workload_for(loaded: LoadedRecipe, options: LoadOptions) -> Workload:
     for name in ("num_prompts", "num_warmup"):
         if data[name] is not None:
             data[name] = data[name] * concurrency // base.concurrency
-    for name in ("isl", "osl", "random_range_ratio", "num_prompts"):
-        if getattr(options, name) is not None:
-            data[name] = getattr(options, name)
-    return Workload.parse(data, "workload options")
+    stated = {f.name: getattr(options, f.name) for f in fields(options)}
+    trace, rate_scale = stated.pop("trace"), stated.pop("rate_scale")
+    data |= {name: value for name, value in stated.items() if value is not None}
+    if trace is not None:
+        data |= _replay(trace, rate_scale or 1.0)
+    workload = Workload.parse(data, "workload options")
+    open_loop = workload.request_rate is not None or trace is not None
+    if open_loop and options.concurrency is None:
+        # Arrivals set the load; nothing holds them back.
+        workload = workload.model_copy(
+            update={"concurrency": workload.measured_requests, "num_prompts": workload.measured_requests}
+        )
+    return workload
+
+
+def _replay(path: str, rate_scale: float) -> dict[str, Any]:
+    trace = open_trace(path, rate_scale)
+    rows = trace_rows(trace)
+    return {"trace": trace.model_dump(), "isl": int(rows.isl.max()), "osl": int(rows.osl.max())}
 
 
 def _default_workload(recipe: Recipe) -> Workload:
@@ -157,15 +182,22 @@ def stack_for(
     """The stack `name`, else the recipe's, else the default, with switches changed."""
     stack = catalog_loader.stack(name or recipe.stack or catalog_loader.DEFAULT_STACK)
     known: tuple[Switch, ...] = get_args(Switch)
-    wrong = [switch for switch in (*on, *off) if switch not in known]
-    if wrong:
-        raise BadInput(f"switch={wrong[0]!r} is unknown; choose among {list(known)}")
+    on, off = [_switch(name, known) for name in on], [_switch(name, known) for name in off]
     both = sorted(set(on) & set(off))
     if both:
         raise BadInput(f"switch={both[0]!r} is both switched on and off; name it once")
     if not on and not off:
         return stack
     return stack.toggled(on=tuple(s for s in known if s in on), off=tuple(s for s in known if s in off))
+
+
+def _switch(name: str, known: tuple[Switch, ...]) -> Switch:
+    """A switch by its name, or by a beginning of it that no other shares."""
+    found = [switch for switch in known if switch == name] or [s for s in known if s.startswith(name)]
+    if len(found) != 1:
+        why = "is unknown" if not found else f"may be any of {found}"
+        raise BadInput(f"switch={name!r} {why}; choose among {list(known)}")
+    return found[0]
 
 
 def notes_on(recipe: Recipe, workload: Workload | None, engine_version: str) -> list[str]:

@@ -79,6 +79,8 @@ class EngineGroup(Noun):
     fp4_indexer: bool = False
     mtp: Mtp | None = None
     radix_cache: bool = False
+    swa_tail_lock: bool = False
+    """A request in the radix cache holds the window of its prompt's tail, not of its whole last chunk."""
     prefill_delayer: bool = False
     mixed_chunk: bool = False
     prefill_decode_interval: int = Field(default=0, ge=0)

@@ -314,14 +314,14 @@ def _load_laws(case: RoleCase) -> Iterator[Violation]:
         )
     if workload is None:
         return
-    longest = workload.isl + workload.osl
-    if (group.context_length or limit) < longest:
+    longest = workload.longest_tokens
+    if workload.trace is None and (group.context_length or limit) < longest:
         yield case.hard(
             "context",
             f"context_length={group.context_length or limit} must be >= isl + osl = {longest}; "
             f"set context_length={longest}",
         )
-    if not case.decodes:
+    if not case.decodes or workload.concurrency >= workload.measured_requests:
         return
     ranks = group.num_workers * group.attention_dp
     per_rank = -(-workload.concurrency // ranks)

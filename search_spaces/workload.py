@@ -7,22 +7,30 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from search_spaces.base import Noun
+from search_spaces.traces import Trace
+
+LONGEST_TOKENS = 1 << 20
+"""Context that the models serve."""
 
 
 class Workload(Noun):
-    """A closed-loop load in the form public harnesses use.
+    """A load in the form public harnesses use: a closed loop, an arrival rate, or a trace.
 
     Lengths are uniform integers in [max(1, ratio x nominal), nominal]: ratio 0.8 is the InferenceX
     and sa-bench form, ratio 0 the `bench_serving` default, ratio 1 fixed lengths.
     """
 
     isl: int = Field(gt=0)
-    """Nominal input length, tokens."""
+    """Nominal input length, tokens; of the first turn where there are several."""
     osl: int = Field(gt=0)
     """Nominal output length, tokens."""
     random_range_ratio: float = Field(default=0.8, ge=0, le=1)
     concurrency: int = Field(default=1, ge=1)
-    """Requests the client keeps in flight."""
+    """Requests (sessions, where they have turns) the client keeps in flight at most."""
+    request_rate: float | None = Field(default=None, gt=0)
+    """Mean arrivals per second; None sends a request whenever another completes."""
+    burstiness: float = Field(default=1.0, gt=0)
+    """Shape of the Gamma law of inter-arrival times: 1 is Poisson, less is burstier."""
     num_prompts: int | None = Field(default=None, ge=1)
     """Measured requests; None means 10 x concurrency."""
     num_warmup: int | None = Field(default=None, ge=0)
@@ -31,20 +39,53 @@ class Workload(Noun):
     """Load generator: decides the pseudo-random lengths that it is known to draw."""
     prompts: Literal["random", "chat"] = "random"
     """`chat` wraps prompts in the chat template, which is what makes drafts acceptable."""
+    shared_prefix_tokens: int = Field(default=0, ge=0)
+    """Leading tokens of the first prompt that all requests of a group have in common (a system prompt)."""
+    prefix_groups: int = Field(default=1, ge=1)
+    """Different shared prefixes; requests take them in turn."""
+    turns: int = Field(default=1, ge=1)
+    """Requests of one session; each repeats the whole conversation before it."""
+    turn_tokens: int | None = Field(default=None, gt=0)
+    """Nominal new input tokens of every later turn; None means `isl`."""
+    think_s: float = Field(default=0.0, ge=0)
+    """Seconds between an answer and the session's next turn."""
+    trace: Trace | None = None
+    """Replayed instead of drawn lengths and arrivals; the other length fields then describe it."""
 
     @model_validator(mode="after")
     def _lengths(self) -> Workload:
-        if self.isl + self.osl > 1 << 20:
+        longest = self.longest_tokens
+        if longest > LONGEST_TOKENS:
+            terms = "isl+osl" if self.turns == 1 else "isl+osl of all turns"
             raise ValueError(
-                f"workload.isl+osl={self.isl + self.osl} exceeds the 1048576-token context; "
-                "choose shorter lengths"
+                f"workload.{terms}={longest} exceeds the {LONGEST_TOKENS}-token context; "
+                f"choose shorter lengths{'' if self.turns == 1 else ' or fewer turns'}"
+            )
+        shortest = max(1, int(self.isl * self.random_range_ratio))
+        if self.trace is None and self.shared_prefix_tokens > 0 and self.shared_prefix_tokens >= shortest:
+            raise ValueError(
+                f"shared_prefix_tokens={self.shared_prefix_tokens} must be below the shortest prompt of "
+                f"{shortest} tokens; lower it or raise isl or random_range_ratio"
             )
         return self
 
     @property
+    def later_turn_tokens(self) -> int:
+        """Nominal new input tokens of a turn after the first."""
+        return self.turn_tokens or self.isl
+
+    @property
+    def longest_tokens(self) -> int:
+        """Input and output tokens of the longest request."""
+        return self.isl + self.osl + (self.turns - 1) * (self.later_turn_tokens + self.osl)
+
+    @property
     def measured_requests(self) -> int:
-        """Requests that count."""
-        return self.num_prompts or 10 * self.concurrency
+        """Requests that count, over all turns of all sessions."""
+        if self.trace is not None:
+            return min(self.num_prompts or self.trace.requests, self.trace.requests)
+        asked = self.num_prompts or 10 * self.concurrency
+        return -(-asked // self.turns) * self.turns
 
     @property
     def warmup_requests(self) -> int:
@@ -53,13 +94,26 @@ class Workload(Noun):
 
     @property
     def mean_isl(self) -> float:
-        """Mean input tokens per request."""
-        return (max(1, int(self.isl * self.random_range_ratio)) + self.isl) / 2
+        """Mean input tokens per request, over all turns."""
+        if self.trace is not None:
+            return self.trace.mean_isl
+        return self._mean(self.isl) + (self.turns - 1) / 2 * (
+            self._mean(self.later_turn_tokens) + self.mean_osl
+        )
 
     @property
     def mean_osl(self) -> float:
         """Mean output tokens per request."""
-        return (max(1, int(self.osl * self.random_range_ratio)) + self.osl) / 2
+        return self.trace.mean_osl if self.trace is not None else self._mean(self.osl)
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether some prompts begin alike."""
+        shared = self.shared_prefix_tokens > 0 or self.turns > 1
+        return shared or (self.trace is not None and self.trace.format == "mooncake")
+
+    def _mean(self, nominal: int) -> float:
+        return (max(1, int(nominal * self.random_range_ratio)) + nominal) / 2
 
     def at(self, concurrency: int) -> Workload:
         """The same workload at another concurrency."""

@@ -2,72 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from numba import njit
 
 from simulator.loop_costs import account_decode, decode_gpu, decode_wall, look_1d, look_2d, prefill_wall
 from simulator.loop_kernels import (
-    CLIP_ESTIMATE,
-    complete,
     decode_begin,
     decode_rank_end,
     form_prefills,
-    may_prefill,
     num_running,
     prefill_begin,
     prefill_end,
     start_running,
-    swa_held,
     transferred,
 )
-from simulator.loop_queues import ARRIVAL, dequeue, enqueue_front, pop
-from simulator.loop_routing import arrive, send
+from simulator.loop_memory import PAGE, may_prefill, tidy
+from simulator.loop_prefix import insert_prompt, release_prompt
+from simulator.loop_queues import ARRIVAL, NEXT_TURN, SESSION_DUE, dequeue, enqueue_front, pop
+from simulator.loop_retraction import retract_overflow
+from simulator.loop_routing import answered, arrive, due, publish, send
 from simulator.loop_state import *
 
 RUNNING_ON, FINISHED, STUCK = 0, 1, 2
-RETRACT_DECODE_STEPS = 20.0
 DELAYER_PASSES = 29
-
-
-@inner
-def retract(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int) -> None:
-    """Send the running request with the fewest output tokens back to the waiting queue."""
-    victim, cell_of, before = -1, -1, -1
-    decoded, promised = 0.0, 1.0
-    for cell in range(ranks.calendar.shape[1]):
-        previous = -1
-        req = ranks.calendar[r, cell]
-        while req >= 0:
-            rate = (reqs.i[req, OSL] - 1) / max(reqs.i[req, ITERS], 1)
-            decoded += rate * (ranks.i[r, ITERATION] - reqs.i[req, START_ITER] + reqs.i[req, GENERATED])
-            promised += reqs.i[req, OSL]
-            if victim < 0 or reqs.i[req, START_ITER] > reqs.i[victim, START_ITER]:
-                victim, cell_of, before = req, cell, previous
-            previous = req
-            req = reqs.link[req]
-    if victim < 0:
-        return
-    if before < 0:
-        ranks.calendar[r, cell_of] = reqs.link[victim]
-    else:
-        reqs.link[before] = reqs.link[victim]
-    rate = (reqs.i[victim, OSL] - 1) / max(reqs.i[victim, ITERS], 1)
-    done = ranks.i[r, ITERATION] - reqs.i[victim, START_ITER] + reqs.i[victim, GENERATED]
-    ranks.f[r, USED_SWA] -= swa_held(classes, c, reqs, ranks, r, victim)
-    ranks.f[r, USED_FULL] -= reqs.i[victim, ISL] + done * rate
-    ranks.f[r, CONTEXT] -= reqs.i[victim, ISL] + done * rate
-    ranks.f[r, ACCEPT] -= rate
-    left = (reqs.i[victim, ITERS] - done) * rate
-    ranks.f[r, REMAINING] = max(ranks.f[r, REMAINING] - min(left, CLIP_ESTIMATE), 0.0)
-    ranks.f[r, NTR] = min(1.0, (decoded + RETRACT_DECODE_STEPS * ranks.i[r, RUNNING]) / promised)
-    ranks.i[r, RUNNING] -= 1
-    ranks.i[r, ACTIVE] -= 1
-    reqs.i[victim, GENERATED] = done
-    reqs.i[victim, PROGRESS] = 0
-    reqs.i[victim, TARGET] = reqs.i[victim, ISL] + int(done * rate)
-    enqueue_front(ranks, reqs, r, victim)
-    w.totals[c, RETRACTIONS] += 1
 
 
 @inner
@@ -96,10 +55,10 @@ def held_back(classes: Any, c: int, groups: Any, ranks: Any, reqs: Any, g: int) 
 @inner
 def aggregated_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
     """Start the next step of a worker that does both: prefill wherever anything is admissible."""
-    c, r0, n = groups.i[g, CLASS], groups.i[g, RANK0], groups.i[g, RANKS]
+    c = groups.i[g, CLASS]
     groups.begun_s[g] = now
     if not held_back(classes, c, groups, ranks, reqs, g):
-        total, slowest, busy = form_prefills(classes, groups, ranks, reqs, g, now)
+        total, slowest, busy = form_prefills(w, classes, groups, ranks, reqs, g, now)
         if total > 0:
             begin_mixed(w, classes, groups, ranks, g, now, total, slowest, busy)
             return
@@ -108,18 +67,14 @@ def aggregated_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g
         groups.i[g, STATE] = IDLE
         groups.next_s[g] = INFINITY
         return
-    for r in range(r0, r0 + n):
-        while ranks.i[r, RUNNING] > 1 and (
-            ranks.f[r, USED_FULL] + ranks.f[r, ACCEPT] > classes.f[c, FULL]
-            or ranks.f[r, USED_SWA] + ranks.f[r, ACCEPT] > classes.f[c, SWA]
-        ):
-            retract(w, classes, c, ranks, reqs, r)
+    retract_overflow(w, classes, c, groups, ranks, reqs, g)
     groups.i[g, DECODE_STREAK] += 1
     gpu, largest, eager = decode_gpu(classes, c, groups, ranks, g)
     wall = decode_wall(classes, c, gpu, largest, eager)
     groups.i[g, STATE] = IN_DECODE
     groups.next_s[g] = now + wall
     account_decode(w, groups, ranks, g, c, wall, running, largest)
+    publish(classes, groups, ranks, g)
 
 
 @inner
@@ -160,21 +115,41 @@ def aggregated_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: 
         while ranks.i[r, C_HEAD] >= 0:
             req = dequeue(ranks, reqs, r, C_HEAD, C_TAIL)
             ranks.f[r, USED_SWA] -= reqs.i[req, TAKE]
+            ranks.f[r, Q_TOKENS] -= reqs.i[req, TAKE]
             if reqs.i[req, PROGRESS] < reqs.i[req, TARGET]:
                 enqueue_front(ranks, reqs, r, req)
                 continue
             if reqs.t[req, PREFILL_END] < 0:
                 reqs.t[req, PREFILL_END] = now
-            ranks.f[r, USED_SWA] += reqs.swa[req]
-            if reqs.i[req, OSL] > 1:
-                start_running(classes, c, ranks, reqs, r, req, now)
-                continue
-            reqs.t[req, FIRST] = now
-            ranks.i[r, ACTIVE] -= 1
-            ranks.f[r, USED_FULL] -= reqs.i[req, ISL]
-            ranks.f[r, USED_SWA] -= reqs.swa[req]
-            complete(w, reqs, req, now)
+            prefilled_prompt(w, classes, c, ranks, reqs, r, req, now)
         ranks.i[r, C_TOKENS] = 0
+
+
+@inner
+def prefilled_prompt(
+    w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: int, now: float
+) -> None:
+    """A prompt is computed: it decodes, or is done if one token was asked for."""
+    radix = classes.i[c, RADIX] == 1
+    if radix:
+        if classes.i[c, KEPT_WINDOW] == 1:
+            reqs.swa[req] = max(reqs.swa[req], math.ceil(reqs.i[req, TAKE] / PAGE) * PAGE)
+        reqs.i[req, KEPT] = int(reqs.swa[req])
+        insert_prompt(ranks.cache, ranks, reqs, r, req)
+    ranks.f[r, USED_SWA] += reqs.swa[req]
+    if reqs.i[req, OSL] > 1:
+        start_running(classes, c, ranks, reqs, r, req, now)
+    else:
+        reqs.t[req, FIRST] = reqs.t[req, DONE] = now
+        ranks.i[r, ACTIVE] -= 1
+        ranks.f[r, USED_SWA] -= reqs.swa[req]
+        if radix:
+            release_prompt(ranks.cache, ranks, reqs, r, req)
+        else:
+            ranks.f[r, USED_FULL] -= reqs.i[req, ISL]
+        answered(w, reqs, req, now)
+    if radix:
+        tidy(classes, c, ranks, r)
 
 
 @inner
@@ -223,12 +198,11 @@ def advance(
 ) -> int:
     """Run all events up to `until`; returns whether work goes on, is finished or can never finish.
 
-    The first call sends the requests before `NEXT_REQUEST` at time 0. Leave `stamp` alone.
+    Leave `stamp` alone.
     """
     total = len(reqs.link)
     if w.counters[SEQUENCE] == 0:
-        for req in range(w.counters[NEXT_REQUEST]):
-            send(w, reqs, req, 0.0)
+        due(w, reqs, 0.0)
     while w.counters[COMPLETED] < total:
         first = earliest(groups)
         step_s = groups.next_s[first]
@@ -245,10 +219,16 @@ def advance(
             continue
         kind, req = w.heap_kind[0], w.heap_req[0]
         pop(w)
+        if kind == NEXT_TURN:
+            send(w, reqs, req, now)
+            continue
+        if kind == SESSION_DUE:
+            due(w, reqs, now)
+            continue
         if kind == ARRIVAL:
             g = arrive(w, classes, groups, ranks, reqs, req, now)
         else:
-            transferred(groups, ranks, reqs, req, now)
+            transferred(classes, groups, ranks, reqs, req, now)
             g = reqs.i[req, D_GROUP]
             p = reqs.i[req, P_GROUP]
             if groups.i[p, STATE] == IDLE:

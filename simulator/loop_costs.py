@@ -75,7 +75,10 @@ def decode_wall(classes: Any, c: int, gpu: float, largest: int, eager: int) -> f
     host = classes.f[c, HOST_BASE] + classes.f[c, HOST_SEQ] * largest
     if eager == 1:
         host += classes.f[c, EAGER]
-    return max(gpu + classes.f[c, GAP] + classes.f[c, SEQ_EXPOSED] * largest, host) + classes.f[c, EXTEND]
+    busy = gpu + classes.f[c, GAP] + classes.f[c, SEQ_EXPOSED] * largest
+    if classes.i[c, OVERLAP] == 0:
+        return busy + host + classes.f[c, EXTEND]
+    return max(busy, host) + classes.f[c, EXTEND]
 
 
 @inner

@@ -11,22 +11,21 @@ from __future__ import annotations
 from typing import Any
 
 from simulator.loop_costs import account_decode, decode_gpu, decode_wall, look_1d, look_2d, prefill_wall
+from simulator.loop_memory import (
+    CLIP_ESTIMATE,
+    PAGE,
+    evict,
+    expected_new,
+    look_up,
+    may_prefill,
+    swa_held,
+    tidy,
+)
+from simulator.loop_prefix import insert_answer, insert_prompt, release_prompt, unlock
 from simulator.loop_queues import TRANSFERRED, dequeue, enqueue, enqueue_front, push
-from simulator.loop_routing import send
+from simulator.loop_retraction import retract_overflow
+from simulator.loop_routing import answered, publish
 from simulator.loop_state import *
-
-PAGE = 256.0
-CLIP_ESTIMATE = 4096.0
-
-
-@inner
-def swa_held(classes: Any, c: int, reqs: Any, ranks: Any, r: int, req: int) -> float:
-    """Window-pool tokens a running request holds now: its tail and what grew since the last eviction."""
-    if classes.i[c, SWA_INTERVAL] == 0:
-        return reqs.swa[req]
-    since = max(reqs.i[req, START_ITER], ranks.i[r, EVICTED_AT])
-    rate = (reqs.i[req, OSL] - 1) / max(reqs.i[req, ITERS], 1)
-    return reqs.swa[req] + rate * (ranks.i[r, ITERATION] - since)
 
 
 @inner
@@ -71,12 +70,14 @@ def decode_admit(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: in
         ranks.blocked[r] = 0
         while ranks.i[r, Q_HEAD] >= 0:
             req = ranks.i[r, Q_HEAD]
-            isl = reqs.i[req, ISL]
+            prompt = reqs.i[req, TARGET]
+            left = min(reqs.i[req, OSL] - (prompt - reqs.i[req, ISL]), classes.i[c, CLIP])
+            need = max(prompt + reserve, prompt + left - ranks.f[r, CONTEXT])
             free = classes.f[c, FULL] - ranks.f[r, USED_FULL]
             growth = classes.f[c, SWA_RESERVE] * ranks.i[r, ACTIVE]
             if ranks.i[r, ACTIVE] >= classes.i[c, SLOTS]:
                 ranks.blocked[r] = 1
-            elif isl + reserve > free - max(reserve * ranks.i[r, ACTIVE], reserve):
+            elif need > free - max(reserve * ranks.i[r, ACTIVE], reserve):
                 ranks.blocked[r] = 2
             elif reqs.swa[req] > classes.f[c, SWA] - ranks.f[r, USED_SWA] - growth:
                 ranks.blocked[r] = 3
@@ -85,10 +86,10 @@ def decode_admit(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: in
             dequeue(ranks, reqs, r, Q_HEAD, Q_TAIL)
             ranks.i[r, Q_LEN] -= 1
             ranks.i[r, ACTIVE] += 1
-            ranks.f[r, USED_FULL] += isl + PAGE / 2
+            ranks.f[r, USED_FULL] += prompt + PAGE / 2
             ranks.f[r, USED_SWA] += reqs.swa[req]
-            reqs.t[req, GRANT] = now
-            reqs.i[req, TARGET] = isl
+            if reqs.t[req, GRANT] < 0:
+                reqs.t[req, GRANT] = now
             p = reqs.i[req, P_RANK]
             enqueue(ranks, reqs, p, req, Q_HEAD, Q_TAIL)
             ranks.i[p, Q_LEN] += 1
@@ -99,36 +100,7 @@ def decode_admit(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: in
 
 
 @inner
-def expected_new(reqs: Any, req: int) -> float:
-    """Output tokens that admission allows for."""
-    left = reqs.i[req, OSL] * (1.0 - reqs.i[req, GENERATED] / max(reqs.i[req, ITERS], 1))
-    return min(left, CLIP_ESTIMATE)
-
-
-@inner
-def may_prefill(
-    classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: int, need: float, promised: float
-) -> bool:
-    """Memory and slot conditions for taking `need` prompt tokens of a request into a prefill batch.
-
-    `promised` are the output tokens allowed for requests that the same batch already took.
-    """
-    fresh = reqs.i[req, PROGRESS] == 0
-    free = classes.f[c, FULL] - ranks.f[r, USED_FULL]
-    if fresh and ranks.i[r, ACTIVE] >= classes.i[c, MAX_RUNNING]:
-        return False
-    if classes.i[c, ROLE] == AGGREGATED:
-        free_swa = classes.f[c, SWA] - ranks.f[r, USED_SWA]
-        if max(need, 128.0) + PAGE > free_swa:
-            return False
-        if fresh:
-            free -= ranks.f[r, REMAINING] * ranks.f[r, NTR] + promised
-            return reqs.i[req, TARGET] + expected_new(reqs, req) + PAGE < free
-    return need + PAGE < free
-
-
-@inner
-def form_prefill(classes: Any, c: int, ranks: Any, reqs: Any, r: int, now: float) -> int:
+def form_prefill(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, now: float) -> int:
     """Build a rank's prefill batch; returns its tokens. Taken requests are chained under C_HEAD."""
     left = classes.i[c, CHUNK]
     left_input = classes.i[c, MAX_PREFILL]
@@ -136,18 +108,23 @@ def form_prefill(classes: Any, c: int, ranks: Any, reqs: Any, r: int, now: float
     ranks.i[r, C_HEAD], ranks.i[r, C_TAIL], ranks.i[r, C_TOKENS] = -1, -1, 0
     while ranks.i[r, Q_HEAD] >= 0 and left > 0 and left_input > 0:
         req = ranks.i[r, Q_HEAD]
-        rest = reqs.i[req, TARGET] - reqs.i[req, PROGRESS]
+        hit = look_up(w, classes, c, ranks, reqs, r, req)
+        rest = reqs.i[req, TARGET] - reqs.i[req, PROGRESS] - hit
         take = min(rest, left)
         if take < rest:
             take = take // 256 * 256
-            if take == 0:
-                break
-        if not may_prefill(classes, c, ranks, reqs, r, req, take, promised):
+        if take == 0 or not may_prefill(classes, c, ranks, reqs, r, req, take, promised):
+            if hit > 0:
+                unlock(ranks.cache, ranks, r, reqs.i[req, HIT])
             break
         dequeue(ranks, reqs, r, Q_HEAD, Q_TAIL)
         ranks.i[r, Q_LEN] -= 1
         if reqs.i[req, PROGRESS] == 0:
             ranks.i[r, ACTIVE] += 1
+            reqs.i[req, PROGRESS] = hit
+            ranks.f[r, Q_TOKENS] -= hit
+            w.totals[c, HIT_TOKENS] += hit
+            w.totals[c, LOOKED_UP] += reqs.i[req, TARGET]
             if reqs.t[req, PREFILL_START] < 0:
                 reqs.t[req, PREFILL_START] = now
         ranks.f[r, USED_FULL] += take
@@ -164,17 +141,19 @@ def form_prefill(classes: Any, c: int, ranks: Any, reqs: Any, r: int, now: float
             break
         promised += expected_new(reqs, req)
     ranks.f[r, C_CONTEXT] = weighted / max(ranks.i[r, C_TOKENS], 1)
+    if classes.i[c, RADIX] == 1:
+        tidy(classes, c, ranks, r)
     return ranks.i[r, C_TOKENS]
 
 
 @inner
 def form_prefills(
-    classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float
+    w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float
 ) -> tuple[int, float, int]:
     """Build the prefill batches of a worker: all tokens, the slowest rank's seconds, ranks with tokens."""
     c, total, slowest, busy = groups.i[g, CLASS], 0, 0.0, 0
     for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
-        tokens = form_prefill(classes, c, ranks, reqs, r, now)
+        tokens = form_prefill(w, classes, c, ranks, reqs, r, now)
         if tokens > 0:
             total += tokens
             busy += 1
@@ -195,7 +174,7 @@ def num_running(groups: Any, ranks: Any, g: int) -> int:
 def prefill_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
     """Start the next step of a prefill worker, or leave it idle."""
     c, n = groups.i[g, CLASS], groups.i[g, RANKS]
-    total, slowest, busy = form_prefills(classes, groups, ranks, reqs, g, now)
+    total, slowest, busy = form_prefills(w, classes, groups, ranks, reqs, g, now)
     if total == 0:
         groups.i[g, STATE] = IDLE
         groups.next_s[g] = INFINITY
@@ -219,7 +198,8 @@ def prefill_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int
     The overlapped scheduler launches the next batch before it looks at the results of this one, so the
     hand-over of completed prompts starts one launch later whenever there is a next batch.
     """
-    r0, n = groups.i[g, RANK0], groups.i[g, RANKS]
+    c, r0, n = groups.i[g, CLASS], groups.i[g, RANK0], groups.i[g, RANKS]
+    stage_s = now - groups.begun_s[g]
     first = w.counters[DONE_HEAD]
     w.counters[DONE_HEAD] = -1
     for r in range(r0, r0 + n):
@@ -228,29 +208,39 @@ def prefill_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int
             ranks.f[r, Q_TOKENS] -= reqs.i[req, TAKE]
             if reqs.i[req, PROGRESS] < reqs.i[req, TARGET]:
                 enqueue_front(ranks, reqs, r, req)
-            else:
-                reqs.link[req] = w.counters[DONE_HEAD]
-                w.counters[DONE_HEAD] = req
+                continue
+            if classes.i[c, RADIX] == 1:
+                insert_prompt(ranks.cache, ranks, reqs, r, req)
+                tidy(classes, c, ranks, r)
+            reqs.link[req] = w.counters[DONE_HEAD]
+            w.counters[DONE_HEAD] = req
     req = w.counters[DONE_HEAD]
     w.counters[DONE_HEAD] = first
     prefill_begin(w, classes, groups, ranks, reqs, g, now)
     lag = 0.0
     if groups.i[g, STATE] == IN_PREFILL:
-        lag = min(classes.f[groups.i[g, CLASS], LAUNCH], groups.next_s[g] - now)
+        lag = min(classes.f[c, LAUNCH], groups.next_s[g] - now)
+    # The step was the first pipeline stage's; the others take as long, one after another.
+    lag += (classes.i[c, STAGES] - 1) * stage_s
     while req >= 0:
         following = reqs.link[req]
-        reqs.t[req, PREFILL_END] = now
+        if reqs.t[req, PREFILL_END] < 0:
+            reqs.t[req, PREFILL_END] = now
         push(w, now + lag + reqs.transfer_s[req], TRANSFERRED, req)
         req = following
 
 
 @inner
-def transferred(groups: Any, ranks: Any, reqs: Any, req: int, now: float) -> None:
+def transferred(classes: Any, groups: Any, ranks: Any, reqs: Any, req: int, now: float) -> None:
     """KV has arrived: prefill memory is free, the request waits for the decode worker's next poll."""
     p = reqs.i[req, P_RANK]
-    ranks.f[p, USED_FULL] -= reqs.i[req, ISL]
+    ranks.f[p, USED_FULL] -= reqs.i[req, TARGET]
+    if classes.i[groups.i[reqs.i[req, P_GROUP], CLASS], RADIX] == 1:
+        ranks.f[p, USED_FULL] += reqs.i[req, ISL]
+        release_prompt(ranks.cache, ranks, reqs, p, req)
     ranks.i[p, ACTIVE] -= 1
-    reqs.t[req, READY] = now
+    if reqs.t[req, READY] < 0:
+        reqs.t[req, READY] = now
     enqueue(ranks, reqs, reqs.i[req, D_RANK], req, R_HEAD, R_TAIL)
 
 
@@ -260,6 +250,9 @@ def decode_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: in
     c, running, joined = groups.i[g, CLASS], num_running(groups, ranks, g), 0
     if running == 0 or groups.i[g, STEP_COUNT] % classes.i[c, POLL] == 0:
         joined = decode_admit(w, classes, groups, ranks, reqs, g, now)
+        running = num_running(groups, ranks, g)
+    if classes.i[c, CRASHES] == 0:
+        retract_overflow(w, classes, c, groups, ranks, reqs, g)
         running = num_running(groups, ranks, g)
     if running == 0:
         groups.i[g, STATE] = IDLE
@@ -273,6 +266,7 @@ def decode_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: in
     groups.begun_s[g] = now
     groups.next_s[g] = now + wall
     account_decode(w, groups, ranks, g, c, wall, running, largest)
+    publish(classes, groups, ranks, g)
 
 
 @inner
@@ -289,6 +283,8 @@ def decode_rank_end(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int,
     ranks.i[r, ACTIVE] -= ranks.i[r, LINGER]
     ranks.i[r, LINGER] = 0
     ranks.f[r, LINGER_FULL], ranks.f[r, LINGER_SWA], ranks.f[r, LINGER_CONTEXT] = 0.0, 0.0, 0.0
+    if ranks.f[r, USED_FULL] > classes.f[c, FULL]:
+        w.totals[c, FULL_OVERFLOWS] += 1
     interval = classes.i[c, SWA_INTERVAL]
     if interval > 0 and n > 0:
         ranks.f[r, USED_SWA] += grown
@@ -305,21 +301,8 @@ def decode_rank_end(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int,
         req = following
     if interval > 0 and it % interval == 0:
         evict(ranks, reqs, r, it)
-
-
-@inner
-def evict(ranks: Any, reqs: Any, r: int, it: int) -> None:
-    """Return window pages that left the window, of all running requests at once."""
-    grown = 0.0
-    for cell in range(ranks.calendar.shape[1]):
-        req = ranks.calendar[r, cell]
-        while req >= 0:
-            since = max(reqs.i[req, START_ITER], ranks.i[r, EVICTED_AT])
-            rate = (reqs.i[req, OSL] - 1) / max(reqs.i[req, ITERS], 1)
-            grown += rate * (it - since)
-            req = reqs.link[req]
-    ranks.f[r, USED_SWA] -= grown
-    ranks.i[r, EVICTED_AT] = it
+    if classes.i[c, RADIX] == 1:
+        tidy(classes, c, ranks, r)
 
 
 @inner
@@ -335,15 +318,19 @@ def finish(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: int
     ranks.f[r, LINGER_FULL] += full + (PAGE / 2 if classes.i[c, ROLE] == DECODE else 0.0)
     ranks.f[r, LINGER_SWA] += held
     ranks.f[r, LINGER_CONTEXT] += full
-    complete(w, reqs, req, now)
+    if classes.i[c, RADIX] == 1:
+        hand_over(ranks, reqs, r, req, held)
+    reqs.t[req, DONE] = now
+    answered(w, reqs, req, now)
 
 
 @inner
-def complete(w: Any, reqs: Any, req: int, now: float) -> None:
-    """Record the end of a request; a closed-loop client sends another at once."""
-    reqs.t[req, DONE] = now
-    w.counters[COMPLETED] += 1
-    following = w.counters[NEXT_REQUEST]
-    if w.counters[MODE] == 0 and following < len(reqs.link):
-        w.counters[NEXT_REQUEST] += 1
-        send(w, reqs, following, now)
+def hand_over(ranks: Any, reqs: Any, r: int, req: int, held: float) -> None:
+    """A finished request's tokens pass to the radix cache, where only eviction frees them."""
+    ranks.f[r, LINGER_FULL] -= reqs.i[req, ISL]
+    if reqs.i[req, ANSWER] >= 0:
+        answer = reqs.i[req, OSL] - 1
+        ranks.f[r, LINGER_FULL] -= answer
+        ranks.f[r, USED_FULL] -= answer
+        insert_answer(ranks.cache, ranks, reqs, r, req, max(held - reqs.i[req, KEPT], 1.0))
+    release_prompt(ranks.cache, ranks, reqs, r, req)

@@ -6,8 +6,8 @@ from typing import Any
 
 from simulator.loop_state import *
 
-ARRIVAL, TRANSFERRED = 0, 1
-"""Kinds of event."""
+ARRIVAL, TRANSFERRED, NEXT_TURN, SESSION_DUE = 0, 1, 2, 3
+"""Kinds of event: a request reaches workers; its KV has moved; a session's next turn; a new session."""
 
 
 @inner

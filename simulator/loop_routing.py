@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from simulator.loop_queues import ARRIVAL, enqueue, push
+from simulator.loop_prefix import PAGE_SIZE, match
+from simulator.loop_queues import ARRIVAL, NEXT_TURN, SESSION_DUE, enqueue, push
 from simulator.loop_state import *
+
+SNAPSHOT_STEPS = 15
 
 
 @inner
@@ -35,8 +38,75 @@ def send(w: Any, reqs: Any, req: int, now: float) -> None:
 
 
 @inner
+def start_sessions(w: Any, reqs: Any, now: float) -> None:
+    """Send what is due while the client may have more in flight."""
+    while w.counters[SENT] < w.counters[DUE] and w.counters[LIVE] < w.counters[CAP]:
+        session = w.counters[SENT]
+        w.counters[SENT] += 1
+        w.counters[LIVE] += 1
+        send(w, reqs, w.starts[session], now)
+
+
+@inner
+def due(w: Any, reqs: Any, now: float) -> None:
+    """Sessions whose arrival has come; the next one's arrival becomes an event."""
+    n = len(w.starts)
+    while w.counters[DUE] < n and w.start_s[w.counters[DUE]] <= now:
+        w.counters[DUE] += 1
+    if w.counters[DUE] < n:
+        push(w, w.start_s[w.counters[DUE]], SESSION_DUE, -1)
+    start_sessions(w, reqs, now)
+
+
+@inner
+def answered(w: Any, reqs: Any, req: int, now: float) -> None:
+    """The client has an answer: the session's next turn after some thought, or another session."""
+    w.counters[COMPLETED] += 1
+    following = reqs.i[req, FOLLOW]
+    if following >= 0:
+        push(w, now + w.clock[THINK], NEXT_TURN, following)
+        return
+    w.counters[LIVE] -= 1
+    start_sessions(w, reqs, now)
+
+
+@inner
+def pick_warm(
+    w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, first: int, count: int, req: int
+) -> int:
+    """Rank with the least work for a prompt: tokens queued and cached, less those it finds there.
+
+    The rule of Dynamo's KV router with its default weights.
+    """
+    best, least = -1, INFINITY
+    cache, isl, leaf = ranks.cache, reqs.i[req, ISL], reqs.i[req, PROMPT]
+    for g in range(first, first + count):
+        c = groups.i[g, CLASS]
+        for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+            cost = ranks.f[r, Q_TOKENS] + isl
+            if classes.i[c, ROLE] == AGGREGATED:
+                cost += ranks.f[r, USED_FULL]
+            if classes.i[c, RADIX] == 1:
+                hit = match(cache, r, leaf)
+                if hit >= 0:
+                    cost -= cache.depth[hit] // PAGE_SIZE * PAGE_SIZE
+            if cost < least:
+                best, least = r, cost
+    return best
+
+
+@inner
+def group_of(groups: Any, first: int, r: int) -> int:
+    """Worker of a rank, searched from `first` on."""
+    g = first
+    while r >= groups.i[g, RANK0] + groups.i[g, RANKS]:
+        g += 1
+    return g
+
+
+@inner
 def pick_group(w: Any, groups: Any, ranks: Any, first: int, count: int, turn: int) -> int:
-    """Worker for a new request: 0 in turn, 1 fewest queued and active tokens, 2 at random."""
+    """Worker for a new request: 0 in turn, 2 at random, else fewest queued and active tokens."""
     policy = w.counters[P_POLICY]
     if count == 1:
         return first
@@ -58,8 +128,8 @@ def pick_group(w: Any, groups: Any, ranks: Any, first: int, count: int, turn: in
 
 
 @inner
-def pick_rank(w: Any, classes: Any, groups: Any, ranks: Any, g: int, rooms: int) -> int:
-    """DP rank inside a worker: at random (random rooms), in turn, or the one with fewest requests."""
+def pick_rank(w: Any, classes: Any, groups: Any, ranks: Any, g: int, rooms: int, tokens: int) -> int:
+    """DP rank inside a worker: at random (random rooms), in turn, or the least loaded as last published."""
     n = groups.i[g, RANKS]
     r0 = groups.i[g, RANK0]
     if n == 1:
@@ -68,35 +138,58 @@ def pick_rank(w: Any, classes: Any, groups: Any, ranks: Any, g: int, rooms: int)
         return r0 + int(uniform(w) * n)
     turn = groups.i[g, TURN]
     groups.i[g, TURN] += 1
-    if classes.i[groups.i[g, CLASS], BALANCE] == 0:
+    balance = classes.i[groups.i[g, CLASS], BALANCE]
+    if balance == 0:
         return r0 + turn % n
-    best, least = -1, 1 << 60
-    for j in range(n):
+    best = r0 + turn % n
+    for j in range(1, n):
         r = r0 + (turn + j) % n
-        load = ranks.i[r, ACTIVE] + ranks.i[r, Q_LEN]
-        if load < least:
-            best, least = r, load
+        if ranks.i[r, SNAPSHOT] < ranks.i[best, SNAPSHOT]:
+            best = r
+    ranks.i[best, SNAPSHOT] += 1 if balance == 1 else tokens
     return best
+
+
+@inner
+def publish(classes: Any, groups: Any, ranks: Any, g: int) -> None:
+    """Ranks publish their load every 15 decode steps; in between the dispatcher adds what it sends."""
+    balance = classes.i[groups.i[g, CLASS], BALANCE]
+    if balance == 0 or groups.i[g, STEP_COUNT] % SNAPSHOT_STEPS != 0:
+        return
+    for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+        if balance == 1:
+            ranks.i[r, SNAPSHOT] = ranks.i[r, ACTIVE] + ranks.i[r, Q_LEN]
+        else:
+            ranks.i[r, SNAPSHOT] = int(ranks.f[r, USED_FULL] + ranks.f[r, Q_TOKENS])
 
 
 @inner
 def arrive(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, req: int, now: float) -> int:
     """Route an arrived request; returns the group to wake."""
     reqs.t[req, ARRIVE] = now
-    at = w.groups_of
+    at, isl = w.groups_of, reqs.i[req, ISL]
+    warm = w.counters[P_POLICY] == 3
+    reqs.i[req, TARGET] = isl
     if at[AGGREGATED, 1] > 0:
-        g = pick_group(w, groups, ranks, at[AGGREGATED, 0], at[AGGREGATED, 1], TURN_D)
-        r = pick_rank(w, classes, groups, ranks, g, 0)
-        reqs.i[req, D_GROUP], reqs.i[req, D_RANK] = g, r
-        reqs.i[req, TARGET] = reqs.i[req, ISL]
+        if warm:
+            r = pick_warm(w, classes, groups, ranks, reqs, at[AGGREGATED, 0], at[AGGREGATED, 1], req)
+            g = group_of(groups, at[AGGREGATED, 0], r)
+        else:
+            g = pick_group(w, groups, ranks, at[AGGREGATED, 0], at[AGGREGATED, 1], TURN_D)
+            r = pick_rank(w, classes, groups, ranks, g, 0, isl)
+        ranks.f[r, Q_TOKENS] += isl
     else:
-        p = pick_group(w, groups, ranks, at[PREFILL, 0], at[PREFILL, 1], TURN_P)
-        pr = pick_rank(w, classes, groups, ranks, p, w.counters[ROOMS])
+        if warm:
+            pr = pick_warm(w, classes, groups, ranks, reqs, at[PREFILL, 0], at[PREFILL, 1], req)
+            p = group_of(groups, at[PREFILL, 0], pr)
+        else:
+            p = pick_group(w, groups, ranks, at[PREFILL, 0], at[PREFILL, 1], TURN_P)
+            pr = pick_rank(w, classes, groups, ranks, p, w.counters[ROOMS], isl)
         reqs.i[req, P_GROUP], reqs.i[req, P_RANK] = p, pr
-        ranks.f[pr, Q_TOKENS] += reqs.i[req, ISL]
+        ranks.f[pr, Q_TOKENS] += isl
         g = pick_group(w, groups, ranks, at[DECODE, 0], at[DECODE, 1], TURN_D)
-        r = pick_rank(w, classes, groups, ranks, g, 0)
-        reqs.i[req, D_GROUP], reqs.i[req, D_RANK] = g, r
+        r = pick_rank(w, classes, groups, ranks, g, 0, isl)
+    reqs.i[req, D_GROUP], reqs.i[req, D_RANK] = g, r
     enqueue(ranks, reqs, r, req, Q_HEAD, Q_TAIL)
     ranks.i[r, Q_LEN] += 1
     return g

@@ -40,32 +40,33 @@ CONTEXT_POINTS = (20 - CONTEXT_LOG2_MIN) * PER_OCTAVE + 1
 # fmt: off
 # Columns of Classes.i
 ROLE, CHUNK, MAX_PREFILL, MAX_RUNNING, SLOTS, POLL, RESERVE, DRAFT, LOCAL_BUCKETS, DELAYER = range(10)
-INTERVAL, DP, WORKERS, SPEC, CLIP, SWA_INTERVAL, MIXED, BALANCE, NUM_CLASS_INTS = range(10, 19)
+(INTERVAL, DP, WORKERS, SPEC, CLIP, SWA_INTERVAL, MIXED, BALANCE, RADIX, KEPT_WINDOW, STAGES, OVERLAP,
+ CRASHES, NUM_CLASS_INTS) = range(10, 24)
 # Columns of Classes.f
 FULL, SWA, RATIO_INIT, GAP, SEQ_EXPOSED, HOST_BASE, HOST_SEQ, EAGER, EXTEND, LAUNCH = range(10)
 EXPOSED, PREFILL_BASE, JOIN, SWA_RESERVE, NUM_CLASS_FLOATS = range(10, 15)
 # Columns of the per-class totals
 (BUSY_PREFILL, BUSY_DECODE, BUSY_MIXED, STEPS_PREFILL, STEPS_DECODE, TOKENS_PREFILL, BATCH_SUM, CONTEXT_SUM,
  BLOCKED_SLOTS, BLOCKED_FULL, BLOCKED_SWA, RETRACTIONS, RANK_STEPS, WAITED, IDLE_RANK_STEPS, RANK_MAX_SUM,
- STALLED, OVERFLOWS, NUM_TOTALS) = range(19)
+ STALLED, OVERFLOWS, HIT_TOKENS, LOOKED_UP, FULL_OVERFLOWS, NUM_TOTALS) = range(22)
 # Columns of Requests.t
 SEND, ARRIVE, GRANT, PREFILL_START, PREFILL_END, READY, FIRST, DONE, NUM_TIMES = range(9)
 # Columns of Requests.i
 (ISL, OSL, ITERS, P_GROUP, P_RANK, D_GROUP, D_RANK, PROGRESS, TARGET, START_ITER, GENERATED, TAKE,
- NUM_REQ_INTS) = range(13)
+ FOLLOW, PROMPT, ANSWER, HIT, KEPT, NUM_REQ_INTS) = range(18)
 # Columns of Ranks.i
 (Q_HEAD, Q_TAIL, Q_LEN, R_HEAD, R_TAIL, RUNNING, ACTIVE, ITERATION, C_HEAD, C_TAIL, C_TOKENS, LINGER, PARTIAL,
- EVICTED_AT, NUM_RANK_INTS) = range(15)
+ EVICTED_AT, SNAPSHOT, NUM_RANK_INTS) = range(16)
 # Columns of Ranks.f
 (USED_FULL, USED_SWA, CONTEXT, ACCEPT, LINGER_FULL, LINGER_SWA, LINGER_CONTEXT, NTR, REMAINING, C_CONTEXT,
- Q_TOKENS, NUM_RANK_FLOATS) = range(12)
+ Q_TOKENS, CACHED_FULL, CACHED_SWA, NUM_RANK_FLOATS) = range(14)
 # Columns of Groups.i
 CLASS, RANK0, RANKS, STATE, TURN, PREFILL_AGE, STEP_COUNT, DECODE_STREAK, NUM_GROUP_INTS = range(9)
 IDLE, IN_PREFILL, IN_DECODE, IN_MIXED = range(4)
 # Columns of World.counters and World.clock
-(HEAP_SIZE, SEQUENCE, NEXT_REQUEST, COMPLETED, TURN_P, TURN_D, RNG, MODE, CONCURRENCY, P_POLICY, ROOMS,
- DONE_HEAD, NUM_COUNTERS) = range(13)
-NOW, FRONT_REQUEST, FRONT_TOKEN, FRONT_LATENCY, NUM_CLOCKS = range(5)
+(HEAP_SIZE, SEQUENCE, SENT, DUE, LIVE, CAP, COMPLETED, TURN_P, TURN_D, RNG, P_POLICY, ROOMS, DONE_HEAD,
+ NUM_COUNTERS) = range(14)
+NOW, FRONT_REQUEST, FRONT_TOKEN, FRONT_LATENCY, THINK, NUM_CLOCKS = range(6)
 # fmt: on
 
 
@@ -98,6 +99,32 @@ class Groups(NamedTuple):
     """When the decode queues were last advanced."""
 
 
+class PrefixCache(NamedTuple):
+    """Radix caches of all ranks over one tree of prompts (`traffic.PrefixTree`); no nodes where it is off.
+
+    Both lists run from least to most recently used, chained through a sentinel at index `nodes`; an
+    entry of -1 is not in the list.
+    """
+
+    parent: I8
+    tokens: I8
+    depth: I8
+    present: I8
+    """[rank, node] 1 where its tokens are in the full pool."""
+    locks: I8
+    """[rank, node] requests that need it now."""
+    children: I8
+    """[rank, node] present children."""
+    owners: I8
+    """[rank, node] 1 while the request whose prompt ends here holds its window."""
+    window: I8
+    """[rank, node] evictable window-pool tokens; a node without any, unless owned, is a tombstone."""
+    full_next: I8
+    full_prev: I8
+    swa_next: I8
+    swa_prev: I8
+
+
 class Ranks(NamedTuple):
     """Attention-DP ranks of all groups."""
 
@@ -107,6 +134,7 @@ class Ranks(NamedTuple):
     """[rank, iteration mod width] first request that finishes at that iteration."""
     blocked: I8
     """Why the head of the queue could not be admitted at the last look (0 it could)."""
+    cache: PrefixCache
 
 
 class Requests(NamedTuple):
@@ -129,9 +157,11 @@ class World(NamedTuple):
     heap_req: I8
     heap_seq: I8
     counters: I8
-    """heap size, next sequence number, next request, completed, round-robin P, round-robin D, rng state."""
     clock: F8
-    """now, frontend seconds per request, per token, latency, transfer scale."""
+    starts: I8
+    """[session] first request, in order of arrival."""
+    start_s: F8
+    """[session] arrival."""
     frontends: F8
     """When each frontend process is free."""
     totals: F8

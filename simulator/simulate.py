@@ -56,6 +56,10 @@ class RoleUse(Noun):
     retractions: int
     swa_overflows: int
     """Decode iterations of a rank that needed more window pages than there are."""
+    full_overflows: int
+    """The same for pages of the full pool."""
+    prefix_hit_fraction: float
+    """Prompt tokens found in the radix cache over prompt tokens looked up; 0 without a cache."""
 
 
 class Prediction(Noun):
@@ -107,6 +111,8 @@ def _role_use(done: Run, index: int) -> RoleUse:
         },
         retractions=int(totals[ls.RETRACTIONS]),
         swa_overflows=int(totals[ls.OVERFLOWS]),
+        full_overflows=int(totals[ls.FULL_OVERFLOWS]),
+        prefix_hit_fraction=float(totals[ls.HIT_TOKENS] / max(totals[ls.LOOKED_UP], 1.0)),
     )
 
 
@@ -148,6 +154,11 @@ def _warnings(done: Run, roles: list[RoleUse]) -> list[str]:
             found.append(
                 f"decode: window pool exceeded in {use.swa_overflows} rank iterations; {effect}; "
                 "raise swa_full_tokens_ratio or lower max_running_per_rank"
+            )
+        if use.full_overflows and use.role == "decode" and crash:
+            found.append(
+                f"decode: full KV pool exceeded in {use.full_overflows} rank iterations; this engine version "
+                "crashes on the retraction; raise reserved_decode_tokens or lower max_running_per_rank"
             )
         if use.retractions:
             found.append(

@@ -23,17 +23,18 @@ from search_spaces.recipe import EngineGroup, Recipe
 from search_spaces.stack import StackVersion
 from search_spaces.workload import Workload
 from simulator import loop_state as ls
-from simulator.acceptance import decode_iterations
 from simulator.calibration import Calibration
 from simulator.cost_tables import RoleTables, decode_tables, padded_batch, prefill_tables
-from simulator.lengths import lengths
 from simulator.loop_aggregated import FINISHED, STUCK, advance
-from simulator.memory import PAGE_TOKENS, MemoryBudget, memory_budget, transfer_bytes
-from simulator.rng import loop_seed, stream
+from simulator.memory import MemoryBudget, memory_budget
+from simulator.request_table import request_table
+from simulator.rng import loop_seed
 from simulator.step_cost import Scenario
+from simulator.traffic import PrefixTree, Traffic, traffic
 
 ROLE_CODES = {"prefill": ls.PREFILL, "decode": ls.DECODE, "aggregated": ls.AGGREGATED}
-POLICY_CODES = {"round_robin": 0, "load": 1, "kv": 1, "random": 2}
+POLICY_CODES = {"round_robin": 0, "load": 1, "random": 2, "kv": 3}
+BALANCE_CODES = {"auto": 0, "round_robin": 0, "total_requests": 1, "total_tokens": 2}
 EVICTION_INTERVAL = 128
 """Decode iterations between window evictions without per-request eviction (SGLang 0.5.15 default)."""
 WINDOW_S = 60.0
@@ -65,6 +66,10 @@ class Setting:
     calibration: Calibration
     seed: int = 0
     relief: Relief = Relief()
+
+    def keeps_tail_only(self, group: EngineGroup) -> bool:
+        """Whether a request in the radix cache holds its prompt's last window, rather than its last chunk."""
+        return group.swa_tail_lock or self.stack.has("swa_evict_per_request")
 
     def scenario(self, group: EngineGroup) -> Scenario:
         """Cost scenario of one role."""
@@ -99,7 +104,6 @@ def _class_rows(
 ) -> tuple[list[int], list[float]]:
     host, relief = setting.scenario(group).host, setting.relief
     full, swa, running, slots = _relieved(budget, group, relief)
-    balance = 1 if group.load_balance in ("total_requests", "total_tokens") else 0
     speculative = group.mtp is not None
     ints = [0] * ls.NUM_CLASS_INTS
     for column, value in {
@@ -120,11 +124,17 @@ def _class_rows(
         ls.CLIP: group.clip_max_new_tokens,
         ls.SWA_INTERVAL: 0 if setting.stack.has("swa_evict_per_request") else EVICTION_INTERVAL,
         ls.MIXED: int(group.mixed_chunk and not speculative),
-        ls.BALANCE: balance,
+        ls.BALANCE: BALANCE_CODES[group.load_balance],
+        ls.RADIX: int(group.radix_cache and role != "decode" and setting.workload.shares_prefixes),
+        ls.KEPT_WINDOW: int(not setting.keeps_tail_only(group)),
+        ls.STAGES: group.pp,
+        ls.OVERLAP: int(group.overlap_schedule),
+        ls.CRASHES: int(not setting.stack.has("swa_evict_per_request")),
     }.items():
         ints[column] = int(value)
     layers = setting.model.num_layers + (setting.model.num_mtp_layers if speculative else 0)
-    launch = layers * host.prefill_layer_s
+    # Of a pipeline the fullest stage sets the pace; each stage has a process that launches its own layers.
+    launch = layers * host.prefill_layer_s * _stage_share(setting, group)
     if group.prefill_graph and setting.stack.has("breakable_prefill_graph"):
         launch /= 4
     floats = [0.0] * ls.NUM_CLASS_FLOATS
@@ -148,6 +158,12 @@ def _class_rows(
     }.items():
         floats[column] = float(quantity)
     return ints, floats
+
+
+def _stage_share(setting: Setting, group: EngineGroup) -> float:
+    """Layers of the fullest pipeline stage over all layers."""
+    layers = setting.model.num_layers
+    return -(-layers // group.pp) / layers
 
 
 @dataclass(frozen=True)
@@ -197,6 +213,7 @@ def class_tables(setting: Setting) -> tuple[ls.Classes, list[str], list[MemoryBu
         _class_rows(setting, role, setting.recipe.groups[role], part.budget)
         for role, part in zip(roles, found, strict=True)
     ]
+    stages = np.array([_stage_share(setting, group) for group in setting.recipe.groups.values()])
     width = max(len(part.bucket) for part in found)
     bucket = np.full((len(found), width), -1, dtype=np.int64)
     for row, part in zip(bucket, found, strict=True):
@@ -206,59 +223,15 @@ def class_tables(setting: Setting) -> tuple[ls.Classes, list[str], list[MemoryBu
         f=np.array([floats for _, floats in rows]),
         decode_rank=np.stack([part.decode.rank for part in found]) * relief.decode_time,
         decode_group=np.stack([part.decode.group for part in found]) * relief.decode_time,
-        prefill_rank=np.stack([part.prefill.rank for part in found]) * relief.prefill_time,
-        prefill_group=np.stack([part.prefill.group for part in found]) * relief.prefill_time,
+        prefill_rank=np.stack([part.prefill.rank for part in found])
+        * relief.prefill_time
+        * stages[:, None, None],
+        prefill_group=np.stack([part.prefill.group for part in found])
+        * relief.prefill_time
+        * stages[:, None],
         bucket=bucket,
     )
     return classes, roles, [part.budget for part in found]
-
-
-def _requests(setting: Setting) -> ls.Requests:
-    isl, osl = lengths(setting.workload, setting.seed)
-    serving, count = setting.recipe.serving, len(isl)
-    if serving.context_length is not None:
-        osl = np.minimum(osl, np.maximum(serving.context_length - isl, 1))
-    iters = decode_iterations(
-        osl,
-        serving.mtp,
-        setting.calibration,
-        setting.stack,
-        setting.workload,
-        stream(setting.seed, "acceptance"),
-    )
-    ints = np.zeros((count, ls.NUM_REQ_INTS), dtype=np.int64)
-    ints[:, ls.ISL], ints[:, ls.OSL], ints[:, ls.ITERS] = isl, osl, iters
-    ints[:, ls.P_GROUP] = ints[:, ls.P_RANK] = -1
-    tail = isl - PAGE_TOKENS * (np.maximum(0, isl - 128) // PAGE_TOKENS)
-    swa = np.ceil(tail / PAGE_TOKENS) * PAGE_TOKENS
-    if not setting.stack.has("swa_tail_prealloc") and setting.recipe.is_disaggregated:
-        swa = np.ceil(isl / PAGE_TOKENS) * PAGE_TOKENS
-    transfer = np.zeros(count)
-    if setting.recipe.prefill is not None:
-        transfer = _transfer_seconds(setting, isl)
-    return ls.Requests(
-        i=ints,
-        t=np.full((count, ls.NUM_TIMES), -1.0),
-        link=np.full(count, -1, dtype=np.int64),
-        transfer_s=transfer,
-        swa=swa.astype(float),
-    )
-
-
-def _transfer_seconds(setting: Setting, isl: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Hand-over of a prompt's last chunk; the chunks before it travelled while later ones computed."""
-    prefill, hw = setting.recipe.prefill, setting.hardware
-    assert prefill is not None
-    values, inverse = np.unique(isl, return_inverse=True)
-    before = (values - 1) // prefill.chunk_tokens_per_rank * prefill.chunk_tokens_per_rank
-    size = np.array(
-        [transfer_bytes(setting.model, int(v), prefill, int(b)) for v, b in zip(values, before, strict=True)]
-    )
-    one_domain = setting.recipe.num_gpus <= hw.nvlink_domain_gpus and hw.nvlink_domain_gpus > hw.gpus_per_node
-    link = hw.nvlink_bytes_per_s if one_domain else hw.nic_bytes_per_s
-    seconds = setting.calibration.transfer_latency_s + size / (link * setting.calibration.transfer_efficiency)
-    found: NDArray[np.float64] = seconds[inverse] * setting.relief.transfer_time
-    return found
 
 
 def _groups(setting: Setting, roles: list[str]) -> tuple[ls.Groups, int, NDArray[np.int64], list[int]]:
@@ -285,7 +258,9 @@ def _groups(setting: Setting, roles: list[str]) -> tuple[ls.Groups, int, NDArray
     return found, rank, groups_of, counts
 
 
-def _ranks(count: int, width: int, classes: ls.Classes, groups: ls.Groups) -> ls.Ranks:
+def _ranks(
+    count: int, width: int, classes: ls.Classes, groups: ls.Groups, tree: PrefixTree | None
+) -> ls.Ranks:
     ints = np.zeros((count, ls.NUM_RANK_INTS), dtype=np.int64)
     for column in (ls.Q_HEAD, ls.Q_TAIL, ls.R_HEAD, ls.R_TAIL, ls.C_HEAD, ls.C_TAIL):
         ints[:, column] = -1
@@ -298,22 +273,36 @@ def _ranks(count: int, width: int, classes: ls.Classes, groups: ls.Groups) -> ls
         f=floats,
         calendar=np.full((count, width), -1, dtype=np.int64),
         blocked=np.zeros(count, dtype=np.int64),
+        cache=_cache(count, tree),
     )
 
 
-def _world(setting: Setting, num_classes: int, groups_of: NDArray[np.int64]) -> ls.World:
+def _cache(count: int, tree: PrefixTree | None) -> ls.PrefixCache:
+    """Empty radix caches; with nothing to share they have no nodes and cost nothing."""
+    none = np.zeros(0, dtype=np.int64)
+    parent, tokens, depth = (tree.parent, tree.tokens, tree.depth) if tree else (none, none, none)
+    nodes = len(parent)
+    counts = [np.zeros((count, nodes), dtype=np.int64) for _ in range(5)]
+    links = [np.full((count, nodes + 1), -1, dtype=np.int64) for _ in range(4)]
+    for link in links:
+        link[:, nodes] = nodes
+    return ls.PrefixCache(parent, tokens, depth, *counts, *links)
+
+
+def _world(setting: Setting, drawn: Traffic, num_classes: int, groups_of: NDArray[np.int64]) -> ls.World:
     recipe, workload = setting.recipe, setting.workload
     host = setting.scenario(recipe.serving).host
-    size = 2 * workload.measured_requests + workload.concurrency + 16
+    size = 2 * len(drawn.isl) + 16
     counters = np.zeros(ls.NUM_COUNTERS, dtype=np.int64)
     counters[ls.RNG] = loop_seed(setting.seed)
-    counters[ls.CONCURRENCY] = workload.concurrency
+    counters[ls.CAP] = drawn.cap
     counters[ls.P_POLICY] = POLICY_CODES[recipe.frontend.policy]
     counters[ls.ROOMS] = 0 if setting.stack.has("aligned_bootstrap_rooms") else 1
     clock = np.zeros(ls.NUM_CLOCKS)
     clock[ls.FRONT_REQUEST] = host.frontend_request_s * setting.relief.frontend_time
     clock[ls.FRONT_TOKEN] = host.frontend_token_s * setting.relief.frontend_time
     clock[ls.FRONT_LATENCY] = host.request_latency_s
+    clock[ls.THINK] = workload.think_s
     processes = max(recipe.frontend.router_processes, recipe.serving.tokenizer_workers)
     return ls.World(
         heap_time=np.zeros(size),
@@ -322,6 +311,8 @@ def _world(setting: Setting, num_classes: int, groups_of: NDArray[np.int64]) -> 
         heap_seq=np.zeros(size, dtype=np.int64),
         counters=counters,
         clock=clock,
+        starts=drawn.starts,
+        start_s=drawn.start_s,
         frontends=np.zeros(processes),
         totals=np.zeros((num_classes, ls.NUM_TOTALS)),
         groups_of=groups_of,
@@ -348,12 +339,16 @@ def prepare(setting: Setting) -> State:
         Infeasible: a role does not fit its GPUs.
     """
     classes, roles, budgets = class_tables(setting)
-    reqs = _requests(setting)
+    serving = setting.recipe.serving
+    drawn = traffic(
+        setting.workload, setting.seed, serving.context_length, not setting.recipe.is_disaggregated
+    )
+    reqs = request_table(setting, drawn)
     groups, num_ranks, groups_of, counts = _groups(setting, roles)
     longest = int(reqs.i[:, ls.ITERS].max()) + 2
-    ranks = _ranks(num_ranks, 1 << longest.bit_length(), classes, groups)
-    world = _world(setting, len(roles), groups_of)
-    world.counters[ls.NEXT_REQUEST] = min(setting.workload.concurrency, len(reqs.link))
+    tree = drawn.tree if classes.i[:, ls.RADIX].any() else None
+    ranks = _ranks(num_ranks, 1 << longest.bit_length(), classes, groups, tree)
+    world = _world(setting, drawn, len(roles), groups_of)
     return State(classes, groups, ranks, reqs, world, roles, budgets, counts)
 
 

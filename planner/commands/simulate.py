@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from planner.options import calibration_option, example, json_option, recipe_options, stack_options
+from planner.options import (
+    calibration_option,
+    example,
+    json_option,
+    recipe_options,
+    stack_options,
+    traffic_options,
+)
 
 EXAMPLE = example(
     "Example: a public recipe at twice its load, without one optimisation",
@@ -17,8 +24,7 @@ EXAMPLE = example(
 
 @click.command("simulate", epilog=EXAMPLE)
 @recipe_options
-@click.option("--random-range-ratio", type=float, metavar="R", help="Shortest length over nominal.  [0.8]")
-@click.option("--num-prompts", type=int, metavar="N", help="Measured requests.  [10 x concurrency]")
+@traffic_options
 @stack_options
 @calibration_option
 @click.option(
@@ -35,6 +41,8 @@ def command(**options: Any) -> None:
     RECIPE is a Servecast YAML, an srt-slurm YAML (with :SELECTOR for one of its overrides) or a shell
     script with SGLang commands; or the name of a public recipe, also written catalog:NAME.
     """
+    from dataclasses import fields
+
     from planner.prediction_text import prediction_text
     from planner.recipe_source import LoadOptions, find_recipe, notes_on, stack_for, stack_note, workload_for
     from search_spaces import catalog_loader
@@ -50,8 +58,8 @@ def command(**options: Any) -> None:
         concurrency=options["concurrency"],
     )
     recipe = loaded.recipe
-    names = ("concurrency", "isl", "osl", "random_range_ratio", "num_prompts")
-    workload = workload_for(loaded, LoadOptions(**{name: options[name] for name in names}))
+    load = LoadOptions(**{field.name: options[field.name] for field in fields(LoadOptions)})
+    workload = workload_for(loaded, load)
     stack = stack_for(recipe, chosen, options["with_"], options["without"])
     notes = notes_on(recipe, workload, stack.version)
     notes += [note] if chosen is None and (note := stack_note(recipe, stack)) else []

@@ -23,7 +23,7 @@ MTP = {"num_steps": 3}
 MANY = {"max_running_per_rank": 8192, "graph_max_batch_per_rank": 8192, "online_compress": True}
 
 
-def explained(recipe: Recipe, stack: str = "june", **load: int) -> Explanation:
+def explained(recipe: Recipe, stack: str = "june", **load: Any) -> Explanation:
     loaded = workload_for(find_recipe(PUBLIC), LoadOptions(**load))
     model, hardware = catalog_loader.model(recipe.model), catalog_loader.hardware(recipe.hardware)
     return explain(recipe, model, hardware, catalog_loader.stack(stack), loaded, load_calibration())

@@ -333,7 +333,7 @@ def test_14_the_estimate_relaxes_while_nothing_is_sent_back():
 
 def test_14_window_growth_is_not_reserved_and_overflows_the_older_engine():
     decode = group("TP4", max_total_tokens=512_000, swa_full_tokens_ratio=0.03, max_running_per_rank=64)
-    load = fixed(8192, 1000, 58, 58)
+    load = fixed(8192, 500, 58, 58)
     before, after = (
         predict(setting(split(group("DEP8"), decode, model="flash"), load, s)) for s in (JUNE, V0523)
     )
