@@ -12,7 +12,6 @@ from simulator.loop_kernels import (
     decode_begin,
     decode_rank_end,
     form_prefills,
-    num_running,
     prefill_begin,
     prefill_end,
     start_running,
@@ -62,18 +61,17 @@ def aggregated_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g
         if total > 0:
             begin_mixed(w, classes, groups, ranks, g, now, total, slowest, busy)
             return
-    running = num_running(groups, ranks, g)
+    retract_overflow(w, classes, c, groups, ranks, reqs, g)
+    gpu, largest, eager, running, context = decode_gpu(classes, c, groups, ranks, g)
     if running == 0:
         groups.i[g, STATE] = IDLE
         groups.next_s[g] = INFINITY
         return
-    retract_overflow(w, classes, c, groups, ranks, reqs, g)
     groups.i[g, DECODE_STREAK] += 1
-    gpu, largest, eager = decode_gpu(classes, c, groups, ranks, g)
     wall = decode_wall(classes, c, gpu, largest, eager)
     groups.i[g, STATE] = IN_DECODE
     groups.next_s[g] = now + wall
-    account_decode(w, groups, ranks, g, c, wall, running, largest)
+    account_decode(w, groups, g, c, wall, running, largest, context)
     publish(classes, groups, ranks, g)
 
 
@@ -192,7 +190,7 @@ def cut_off(w: Any, groups: Any) -> None:
             groups.next_s[g] = w.clock[NOW]
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)
 def advance(
     w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, until: float, stamp: int = SOURCE_STAMP
 ) -> int:

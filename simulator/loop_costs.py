@@ -43,30 +43,39 @@ def prefill_wall(classes: Any, c: int, gpu: float) -> float:
 
 
 @inner
-def decode_gpu(classes: Any, c: int, groups: Any, ranks: Any, g: int) -> tuple[float, int, int]:
-    """GPU seconds of a decode step, the largest batch of a rank, and 1 when it runs eagerly."""
+def decode_gpu(classes: Any, c: int, groups: Any, ranks: Any, g: int) -> tuple[float, int, int, int, float]:
+    """GPU seconds of a decode step, the largest batch of a rank, 1 when it runs eagerly, sequences, context.
+
+    A rank with no more sequences and no more context than another is no slower, so few ranks are looked up.
+    """
     r0, n = groups.i[g, RANK0], groups.i[g, RANKS]
-    largest, total, eager = 0, 0, 0
+    largest, total, context_sum, longest = 0, 0, 0.0, 0.0
     for r in range(r0, r0 + n):
         b = ranks.i[r, RUNNING] + ranks.i[r, LINGER]
         largest = max(largest, b)
         total += b
-    padded = classes.bucket[c, min(largest, classes.bucket.shape[1] - 1)]
+        context_sum += ranks.f[r, CONTEXT]
+        longest = max(longest, ranks.f[r, CONTEXT] + ranks.f[r, LINGER_CONTEXT])
+    eager, padded = 0, classes.bucket[c, min(largest, classes.bucket.shape[1] - 1)]
     if padded < 0:
         eager, padded = 1, largest
+    if total == 0:
+        return 0.0, 0, 0, 0, 0.0
     slowest = 0.0
-    for r in range(r0, r0 + n):
-        b = ranks.i[r, RUNNING] + ranks.i[r, LINGER]
-        if b == 0 and padded == 0:
-            continue
-        size = padded
-        if classes.i[c, LOCAL_BUCKETS] == 1 and eager == 0:
-            size = classes.bucket[c, b]
-        if size <= 0:
-            continue
-        context = (ranks.f[r, CONTEXT] + ranks.f[r, LINGER_CONTEXT]) / size
-        slowest = max(slowest, look_2d(classes.decode_rank[c], size, context))
-    return slowest + look_1d(classes.decode_group[c], total / n), largest, eager
+    if classes.i[c, LOCAL_BUCKETS] == 0 or eager == 1:
+        slowest = look_2d(classes.decode_rank[c], padded, longest / padded)
+    else:
+        most, deepest = 0, 0.0
+        for r in range(r0, r0 + n):
+            size = classes.bucket[c, ranks.i[r, RUNNING] + ranks.i[r, LINGER]]
+            if size <= 0:
+                continue
+            context = (ranks.f[r, CONTEXT] + ranks.f[r, LINGER_CONTEXT]) / size
+            if size > most or context > deepest:
+                seconds = look_2d(classes.decode_rank[c], size, context)
+                if seconds > slowest:
+                    slowest, most, deepest = seconds, size, context
+    return slowest + look_1d(classes.decode_group[c], total / n), largest, eager, total, context_sum
 
 
 @inner
@@ -83,12 +92,9 @@ def decode_wall(classes: Any, c: int, gpu: float, largest: int, eager: int) -> f
 
 @inner
 def account_decode(
-    w: Any, groups: Any, ranks: Any, g: int, c: int, wall: float, running: int, largest: int
+    w: Any, groups: Any, g: int, c: int, wall: float, running: int, largest: int, context: float
 ) -> None:
     """Add a decode step to the totals."""
-    context = 0.0
-    for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
-        context += ranks.f[r, CONTEXT]
     groups.i[g, STEP_COUNT] += 1
     w.totals[c, BUSY_DECODE] += wall
     w.totals[c, STEPS_DECODE] += 1

@@ -162,15 +162,6 @@ def form_prefills(
 
 
 @inner
-def num_running(groups: Any, ranks: Any, g: int) -> int:
-    """Sequences in a worker's next decode step: the running ones and those that leave one step late."""
-    running = 0
-    for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
-        running += ranks.i[r, RUNNING] + ranks.i[r, LINGER]
-    return running
-
-
-@inner
 def prefill_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
     """Start the next step of a prefill worker, or leave it idle."""
     c, n = groups.i[g, CLASS], groups.i[g, RANKS]
@@ -247,25 +238,27 @@ def transferred(classes: Any, groups: Any, ranks: Any, reqs: Any, req: int, now:
 @inner
 def decode_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
     """Start the next step of a decode worker; its queues advance every few iterations, or when idle."""
-    c, running, joined = groups.i[g, CLASS], num_running(groups, ranks, g), 0
-    if running == 0 or groups.i[g, STEP_COUNT] % classes.i[c, POLL] == 0:
+    c, joined = groups.i[g, CLASS], 0
+    if groups.i[g, STATE] == IDLE or groups.i[g, STEP_COUNT] % classes.i[c, POLL] == 0:
         joined = decode_admit(w, classes, groups, ranks, reqs, g, now)
-        running = num_running(groups, ranks, g)
     if classes.i[c, CRASHES] == 0:
         retract_overflow(w, classes, c, groups, ranks, reqs, g)
-        running = num_running(groups, ranks, g)
+    gpu, largest, eager, running, context = decode_gpu(classes, c, groups, ranks, g)
+    if running == 0 and joined == 0 and groups.i[g, STATE] != IDLE:
+        # An empty worker looks at its queues whatever the polling interval.
+        joined = decode_admit(w, classes, groups, ranks, reqs, g, now)
+        gpu, largest, eager, running, context = decode_gpu(classes, c, groups, ranks, g)
     if running == 0:
         groups.i[g, STATE] = IDLE
         groups.next_s[g] = INFINITY
         return
-    gpu, largest, eager = decode_gpu(classes, c, groups, ranks, g)
     wall = decode_wall(classes, c, gpu, largest, eager)
     if joined > 0:
         wall += classes.f[c, JOIN]
     groups.i[g, STATE] = IN_DECODE
     groups.begun_s[g] = now
     groups.next_s[g] = now + wall
-    account_decode(w, groups, ranks, g, c, wall, running, largest)
+    account_decode(w, groups, g, c, wall, running, largest, context)
     publish(classes, groups, ranks, g)
 
 
@@ -288,6 +281,7 @@ def decode_rank_end(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int,
     interval = classes.i[c, SWA_INTERVAL]
     if interval > 0 and n > 0:
         ranks.f[r, USED_SWA] += grown
+        ranks.f[r, GROWN] += grown
         if ranks.f[r, USED_SWA] > classes.f[c, SWA]:
             w.totals[c, OVERFLOWS] += 1
     floor = 0.14 * classes.f[c, RATIO_INIT]
@@ -300,7 +294,7 @@ def decode_rank_end(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int,
         finish(w, classes, c, ranks, reqs, r, req, now)
         req = following
     if interval > 0 and it % interval == 0:
-        evict(ranks, reqs, r, it)
+        evict(ranks, r, it)
     if classes.i[c, RADIX] == 1:
         tidy(classes, c, ranks, r)
 
@@ -317,6 +311,7 @@ def finish(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: int
     ranks.i[r, LINGER] += 1
     ranks.f[r, LINGER_FULL] += full + (PAGE / 2 if classes.i[c, ROLE] == DECODE else 0.0)
     ranks.f[r, LINGER_SWA] += held
+    ranks.f[r, GROWN] -= held - reqs.swa[req]
     ranks.f[r, LINGER_CONTEXT] += full
     if classes.i[c, RADIX] == 1:
         hand_over(ranks, reqs, r, req, held)

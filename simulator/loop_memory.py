@@ -75,15 +75,8 @@ def look_up(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: in
 
 
 @inner
-def evict(ranks: Any, reqs: Any, r: int, it: int) -> None:
+def evict(ranks: Any, r: int, it: int) -> None:
     """Return window pages that left the window, of all running requests at once."""
-    grown = 0.0
-    for cell in range(ranks.calendar.shape[1]):
-        req = ranks.calendar[r, cell]
-        while req >= 0:
-            since = max(reqs.i[req, START_ITER], ranks.i[r, EVICTED_AT])
-            rate = (reqs.i[req, OSL] - 1) / max(reqs.i[req, ITERS], 1)
-            grown += rate * (it - since)
-            req = reqs.link[req]
-    ranks.f[r, USED_SWA] -= grown
+    ranks.f[r, USED_SWA] -= ranks.f[r, GROWN]
+    ranks.f[r, GROWN] = 0.0
     ranks.i[r, EVICTED_AT] = it

@@ -36,7 +36,9 @@ def retract(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int) -> None
         reqs.link[before] = reqs.link[victim]
     rate = (reqs.i[victim, OSL] - 1) / max(reqs.i[victim, ITERS], 1)
     done = ranks.i[r, ITERATION] - reqs.i[victim, START_ITER] + reqs.i[victim, GENERATED]
-    ranks.f[r, USED_SWA] -= swa_held(classes, c, reqs, ranks, r, victim)
+    held = swa_held(classes, c, reqs, ranks, r, victim)
+    ranks.f[r, USED_SWA] -= held
+    ranks.f[r, GROWN] -= held - reqs.swa[victim]
     ranks.f[r, USED_FULL] -= reqs.i[victim, ISL] + done * rate
     if classes.i[c, ROLE] == DECODE:
         ranks.f[r, USED_FULL] -= PAGE / 2
