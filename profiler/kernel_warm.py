@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from math import prod
 
 from profiler.kernel_bench import GpuBench, platform_of
 from profiler.kernel_case import KernelCase
@@ -29,7 +30,10 @@ LARGEST_BYTES = 5e9
 
 def worth_warming(case: KernelCase) -> bool:
     """Whether a case compiles something and is small enough to launch beside others."""
-    return case.family in COMPILED and case.num_bytes <= LARGEST_BYTES
+    sizes = dict(case.shape)
+    # experts that no row reaches are allocated too
+    weights = prod(int(sizes.get(name, 1)) for name in ("experts", "n", "k"))
+    return case.family in COMPILED and max(case.num_bytes, weights) <= LARGEST_BYTES
 
 
 def warm(

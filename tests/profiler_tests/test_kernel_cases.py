@@ -11,6 +11,7 @@ from profiler.kernel_cases_links import link_share
 from profiler.kernel_cases_moe import grouped
 from profiler.kernel_plans import plans_of, rank_plan
 from profiler.kernel_routing import rows_per_expert
+from profiler.kernel_warm import worth_warming
 from search_spaces.catalog_loader import all_models, hardware, model
 from search_spaces.errors import BadInput
 
@@ -119,3 +120,9 @@ def test_small_facts():
     assert [padded_heads(h) for h in (8, 64, 65, 128)] == [64, 64, 128, 128]
     assert [closing(b, 128) for b in (1, 128, 129)] == [1, 1, 2]
     assert link_share("nccl_all_gather", 4) == 0.75 and link_share("nccl_all_reduce", 2) == 1.0
+
+
+def test_cases_too_large_to_share_the_gpu_are_not_compiled_beside_others():
+    assert worth_warming(fp8_gemm(1, 1536, 4096))
+    assert not worth_warming(grouped("masked", 384, 6, 6144, 7168))  # 17 GB, of which six experts are read
+    assert not worth_warming(next(c for c in grid() if c.kernel == "hbm_copy"))
