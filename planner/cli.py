@@ -33,7 +33,7 @@ COMMANDS = {
         "planner.commands.export", "Write a recipe as srt-slurm, SGLang or Servecast files."
     ),
     "catalog": LazyCommand("planner.commands.catalog", "Show known platforms, models, stacks and recipes."),
-    "profile": LazyCommand("planner.commands.profile", "Import the kernel times that predictions rest on."),
+    "profile": LazyCommand("planner.commands.profile", "Measure, import and show kernel times."),
 }
 """Each command is the attribute `command` of its module."""
 

@@ -33,22 +33,23 @@ def pareto_front(points: list[EvaluatedPoint]) -> list[EvaluatedPoint]:
 
 def pareto_picture(result: PlanResult) -> dict[str, bytes]:
     """The Pareto plane as PNG and SVG: tok/s/GPU over tok/s/user, both by simulation."""
-    figure = _figure()
+    figure = new_figure()
     _draw(figure.add_subplot(), result)
-    return _files(figure, "pareto")
+    return picture_files(figure, "pareto")
 
 
-def _figure() -> Figure:
+def new_figure(height: float = 6.0) -> Figure:
+    """An empty figure, `height` inches high, that is drawn without a display."""
     import matplotlib
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "servecast"
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(9, 6), layout="constrained")
+    return Figure(figsize=(9, height), layout="constrained")
 
 
-def _files(figure: Figure, name: str) -> dict[str, bytes]:
+def picture_files(figure: Figure, name: str) -> dict[str, bytes]:
     """PNG and SVG of a figure, byte-identical for equal content."""
     files = {}
     for kind in ("png", "svg"):
@@ -61,7 +62,7 @@ def _files(figure: Figure, name: str) -> dict[str, bytes]:
 
 def waterfall_picture(found: Waterfall) -> dict[str, bytes]:
     """Bars of throughput after each switch, as PNG and SVG."""
-    figure = _figure()
+    figure = new_figure()
     axes = figure.add_subplot()
     labels = [found.start, *(f"+ {step.switch}" for step in found.steps)]
     values = [found.start_tokens_per_s_per_gpu, *(s.total_tokens_per_s_per_gpu for s in found.steps)]
@@ -75,7 +76,7 @@ def waterfall_picture(found: Waterfall) -> dict[str, bytes]:
     axes.invert_yaxis()
     axes.margins(x=0.2)
     axes.set(xlabel="tok/s/GPU (simulated)", title=f"{found.recipe}, concurrency {found.concurrency}")
-    return _files(figure, "waterfall")
+    return picture_files(figure, "waterfall")
 
 
 def _draw(axes: Axes, result: PlanResult) -> None:

@@ -80,6 +80,9 @@ MOE_KERNELS = {
 """Expert kernels of the `moe` table. 0 and 1 were measured inside SGLang; 2 (Blackwell) and 3
 (Hopper) inside TensorRT-LLM; 4 (W4A4, NVFP4) inside vLLM."""
 
+OWN_PROFILES = "SERVECAST_KERNEL_PROFILES"
+"""Environment variable: a folder whose `<name>.npz` replaces the shipped profile of that name."""
+
 _FOLDER = "kernels"
 _UNREADABLE = (BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError)
 
@@ -106,13 +109,21 @@ class KernelProfile:
 
 
 def load_profile(name_or_path: str | Path) -> KernelProfile:
-    """The shipped profile of that name, or the one in that `.npz` file; read once per process.
+    """The profile of that name, or the one in that `.npz` file; read once per process.
+
+    A name is looked up in the folder that `OWN_PROFILES` names, if it is set, then in the catalog.
 
     Raises:
         MissingData: no such profile or file.
         BadInput: the file is not a kernel profile.
     """
-    return _load(str(name_or_path))
+    wanted, folder = str(name_or_path), os.environ.get(OWN_PROFILES)
+    if folder and not wanted.endswith(".npz"):
+        if not Path(folder).is_dir():
+            raise MissingData(f"{OWN_PROFILES}={folder!r} is no folder; correct or unset it")
+        own = Path(folder) / f"{wanted.lower()}.npz"
+        wanted = str(own) if own.is_file() else wanted
+    return _load(wanted)
 
 
 def shipped_profiles() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from planner.commands import profile_kernels
 from planner.options import example
 
 EXAMPLE = example(
@@ -14,7 +15,7 @@ EXAMPLE = example(
 
 @click.group("profile", epilog=EXAMPLE)
 def command() -> None:
-    """Import the kernel times that predictions rest on."""
+    """Measure, import and show the kernel times that predictions rest on."""
 
 
 @command.group("import", epilog=EXAMPLE)
@@ -41,3 +42,8 @@ def aiconfigurator(source: str | None, out: str, systems: tuple[str, ...]) -> No
         Path(source) if source else None, Path(out), systems or tuple(SYSTEMS)
     ).values():
         click.echo(str(path))
+
+
+command.add_command(profile_kernels.kernels)
+command.add_command(profile_kernels.report)
+import_group.add_command(profile_kernels.import_records)

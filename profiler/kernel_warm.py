@@ -1,0 +1,98 @@
+"""Fill the run-time compilers' caches before kernels are timed, with several processes side by side.
+
+DeepGEMM, TileLang, Triton and SGLang's own kernels compile when they are first called, seconds each.
+The processes only launch each case once; the caches on disk make the timed run short.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from math import prod
+
+from profiler.kernel_bench import GpuBench, platform_of
+from profiler.kernel_case import KernelCase
+from profiler.kernel_cases import kernel_cases
+from profiler.kernel_gpu import find_gpu
+from profiler.kernel_plans import rank_plan
+from search_spaces.catalog_loader import model
+
+COMPILED = ("gemm", "moe", "indexer", "topk", "mhc", "compress", "elementwise", "router")
+"""Families that compile at run time."""
+DONE, NOT_DONE = "compiled: ", "not compiled: "
+"""How lines of a process start; compilers print lines of their own."""
+LARGEST_BYTES = 5e9
+"""Processes share the memory of the GPU; a larger case is compiled when it is timed."""
+
+
+def worth_warming(case: KernelCase) -> bool:
+    """Whether a case compiles something and is small enough to launch beside others."""
+    sizes = dict(case.shape)
+    # experts that no row reaches are allocated too
+    weights = prod(int(sizes.get(name, 1)) for name in ("experts", "n", "k"))
+    return case.family in COMPILED and max(case.num_bytes, weights) <= LARGEST_BYTES
+
+
+def warm(
+    processes: int,
+    models: Sequence[str],
+    plans: Sequence[str],
+    families: Sequence[str],
+    deepest: int,
+    limit_s: float,
+) -> str:
+    """Launch every case up to level `deepest` once, shared among processes; returns a summary.
+
+    Processes that are not done within `limit_s` are ended; what they compiled is kept.
+    """
+    start = time.monotonic()
+    shared = {"models": list(models), "plans": list(plans), "families": list(families), "deepest": deepest}
+    commands = [
+        [sys.executable, "-m", "profiler.kernel_warm", json.dumps(shared | {"part": i, "parts": processes})]
+        for i in range(processes)
+    ]
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        for command in commands
+    ]
+    lines: list[str] = []
+    ended = 0
+    for process in started:
+        try:
+            left = max(0.0, limit_s - (time.monotonic() - start))
+            output, _ = process.communicate(timeout=left)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, _ = process.communicate()
+            ended += 1
+        lines.extend(output.splitlines())
+    done = sum(line.startswith(DONE) for line in lines)
+    problems = [line.removeprefix(NOT_DONE) for line in lines if line.startswith(NOT_DONE)]
+    took = time.monotonic() - start
+    text = f"compiled {done} cases with {processes} processes in {took:.0f} s"
+    if ended:
+        text += f"; {ended} processes ended at the limit of {limit_s:.0f} s"
+    return "\n".join([text, *sorted(problems)[:5]])
+
+
+def _main() -> None:
+    """Launch this process's share, one line of output per case."""
+    wanted = json.loads(sys.argv[1])
+    gpu = find_gpu()
+    bench = GpuBench(gpu, platform_of(gpu.name))
+    every = kernel_cases(
+        [model(name) for name in wanted["models"]],
+        [rank_plan(name) for name in wanted["plans"]],
+        wanted["families"],
+    )
+    chosen = [case for case in every if worth_warming(case) and case.level <= wanted["deepest"]]
+    for case in chosen[wanted["part"] :: wanted["parts"]]:
+        problem = bench.compile(case)
+        print(NOT_DONE + problem if problem else DONE + case.key, flush=True)
+
+
+if __name__ == "__main__":
+    _main()
