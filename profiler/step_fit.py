@@ -147,12 +147,11 @@ def predicted_s(scn: Scenario, targets: Sequence[Target]) -> Floats:
 
 def _seconds(scn: Scenario, kind: str, rows: tuple[StepRow, ...]) -> Floats:
     cal = scn.calibration
-    gpu_only = Calibration(
-        architectures=cal.architectures,
-        routing_alpha=cal.routing_alpha,
-        draft_expert_overlap=cal.draft_expert_overlap,
-    )
-    gpu_s = _gpu_s(replace(scn, calibration=gpu_only), kind, rows)
+    costs = cal.architecture(scn.hardware.sm)
+    timed = {f"sm{scn.hardware.sm}": costs.model_copy(update={"untimed_step_s": 0.0})}
+    gpu_only = cal.model_copy(update={"name": "", "hosts": {}, "architectures": timed})
+    slowdown = cal.prefill_slowdown if kind == "prefill" else cal.decode_slowdown
+    gpu_s = _timed_s(replace(scn, calibration=gpu_only), kind, rows) + slowdown * costs.untimed_step_s
     graph = all(row.graph for row in rows)
     if kind == "prefill":
         return prefill_step_s(scn, gpu_s)
@@ -162,8 +161,8 @@ def _seconds(scn: Scenario, kind: str, rows: tuple[StepRow, ...]) -> Floats:
 
 
 @lru_cache(maxsize=256)
-def _gpu_s(scn: Scenario, kind: str, rows: tuple[StepRow, ...]) -> Floats:
-    """GPU seconds, kept while a fit varies host quantities."""
+def _timed_s(scn: Scenario, kind: str, rows: tuple[StepRow, ...]) -> Floats:
+    """GPU seconds without what adds to every step alike, kept while a fit varies that and the host."""
     sequences = np.array([row.sequences for row in rows], float)
     tokens = np.array([row.new_tokens for row in rows], float)
     context = np.array([row.context for row in rows], float)
