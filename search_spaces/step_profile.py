@@ -77,8 +77,8 @@ class StepProfile(Noun):
 
     @cached_property
     def digest(self) -> str:
-        """Twelve hex digits over the whole profile."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+        """Twelve hex digits over what differs from defaults, so that a new field changes no digest."""
+        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:12]
 
 
 def step_profile_json(profile: StepProfile) -> str:
