@@ -13,14 +13,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from search_spaces import catalog_loader
 from search_spaces.errors import Infeasible
 from search_spaces.records import MeasuredPoint
-from simulator.calibration import Calibration, HostCosts
+from simulator.calibration import Calibration, HostCosts, load_calibration
+from simulator.parameters import Parameter, parameter
 from simulator.simulate import metrics_of
 from simulator.world import Setting, run
 
@@ -65,39 +65,12 @@ PRIOR_WEIGHT = 0.3
 """Pull of a prior per logit unit; small against one well-measured point."""
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """One fitted quantity."""
-
-    name: str
-    host: str | None
-    low: float
-    high: float
-    prior: float
-
-    def to_free(self, value: float) -> float:
-        """Physical value to an unbounded number."""
-        share = np.clip((value - self.low) / (self.high - self.low), 1e-4, 1 - 1e-4)
-        return float(np.log(share / (1 - share)))
-
-    def to_physical(self, free: float) -> float:
-        """Unbounded number to a value within bounds."""
-        return self.low + (self.high - self.low) / (1 + float(np.exp(-free)))
-
-
 def parameters(hosts: Sequence[str]) -> list[Parameter]:
     """All fitted quantities, with bounds and priors from the calibration type itself."""
     found = []
     for host in hosts:
-        found += [_parameter(HostCosts, name, host) for name in HOST_PARAMETERS]
-    return found + [_parameter(Calibration, name, None) for name in SHARED_PARAMETERS]
-
-
-def _parameter(kind: type[Calibration] | type[HostCosts], name: str, host: str | None) -> Parameter:
-    field = kind.model_fields[name]
-    low = next(float(m.ge if isinstance(m, Ge) else m.gt) for m in field.metadata if isinstance(m, Ge | Gt))  # type: ignore[arg-type]
-    high = next(float(m.le) for m in field.metadata if isinstance(m, Le))  # type: ignore[arg-type]
-    return Parameter(name, host, low, high, float(field.default))
+        found += [parameter(HostCosts, name, host) for name in HOST_PARAMETERS]
+    return found + [parameter(Calibration, name, None) for name in SHARED_PARAMETERS]
 
 
 def _value_of(calibration: Calibration, param: Parameter) -> float:
@@ -106,13 +79,18 @@ def _value_of(calibration: Calibration, param: Parameter) -> float:
 
 
 def build(params: Sequence[Parameter], free: Floats, name: str = "fit") -> Calibration:
-    """Calibration with these values; the rest keeps its defaults."""
+    """Calibration with these values; architectures, fitted to engine steps, stay, the rest is default."""
     shared: dict[str, float] = {}
     hosts: dict[str, dict[str, float]] = {}
     for param, value in zip(params, free, strict=True):
         target = shared if param.host is None else hosts.setdefault(param.host, {})
         target[param.name] = param.to_physical(float(value))
-    return Calibration(name=name, hosts={h: HostCosts(**v) for h, v in hosts.items()}, **shared)
+    return Calibration(
+        name=name,
+        hosts={h: HostCosts(**v) for h, v in hosts.items()},
+        architectures=load_calibration().architectures,
+        **shared,
+    )
 
 
 def setting_of(point: MeasuredPoint, calibration: Calibration) -> Setting:

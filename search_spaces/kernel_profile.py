@@ -9,7 +9,7 @@ integer. A table that was not measured on a platform is absent from its file.
 Codes shared by several tables:
     model: 0 DeepSeek-V4-Pro, 1 DeepSeek-V4-Flash.
     distribution: how tokens choose experts: 0 balanced, 1 power law 1.01, 2 power law 1.2,
-        3 power law 1.9 with sampled experts.
+        3 power law 1.9 with sampled experts, 4 uniform: each token draws its experts at random.
 
 Tables (columns in order; the key is everything before the times):
     attn_prefill: model, ratio, heads, batch, new_tokens, prefix, time_s. One whole attention
@@ -69,7 +69,13 @@ from search_spaces.errors import BadInput, MissingData
 Table: TypeAlias = dict[str, NDArray[Any]]
 
 MODELS = {"pro": 0, "flash": 1}
-DISTRIBUTIONS = {"balanced": 0, "power_law_1.01": 1, "power_law_1.2": 2, "power_law_sampled_1.9": 3}
+DISTRIBUTIONS = {
+    "balanced": 0,
+    "power_law_1.01": 1,
+    "power_law_1.2": 2,
+    "power_law_sampled_1.9": 3,
+    "uniform": 4,
+}
 MOE_KERNELS = {
     "fp8_block_triton": 0,
     "w4a8_mxfp4_mxfp8_trtllm": 1,
@@ -77,8 +83,8 @@ MOE_KERNELS = {
     "fp8_block_cutlass": 3,
     "nvfp4_trtllm": 4,
 }
-"""Expert kernels of the `moe` table. 0 and 1 were measured inside SGLang; 2 (Blackwell) and 3
-(Hopper) inside TensorRT-LLM; 4 (W4A4, NVFP4) inside vLLM."""
+"""Expert kernels of the `moe` table. 0 and 1 were measured inside SGLang; 2 on Blackwell and 3
+(Hopper) inside TensorRT-LLM; 4 (W4A4, NVFP4) inside vLLM; 2 on Hopper alone, as both of its GEMMs."""
 
 OWN_PROFILES = "SERVECAST_KERNEL_PROFILES"
 """Environment variable: a folder whose `<name>.npz` replaces the shipped profile of that name."""

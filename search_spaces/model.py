@@ -7,6 +7,7 @@ from functools import cached_property
 from pydantic import Field, model_validator
 
 from search_spaces.base import Noun
+from search_spaces.errors import BadInput
 
 BYTES_BF16 = 2.0
 BYTES_FP8 = 1.0
@@ -159,6 +160,46 @@ class ModelSpec(Noun):
         if ratio == 4:
             return window + min(context // 4, float(self.indexer_topk))
         return window + (context // 128 if ratio == 128 else 0.0)
+
+    @cached_property
+    def layer_ratios(self) -> tuple[int, ...]:
+        """Compression ratio of each main layer, first to last.
+
+        Published order: window-only layers, then 4:1 and 128:1 in turn from the first 4:1 layer to the
+        last; 128:1 layers left over come before them (`compress_ratios` in both models' config.json).
+        """
+        in_turn = min(self.num_c128_layers, max(self.num_c4_layers - 1, 0))
+        return (
+            (0,) * self.num_swa_only_layers
+            + (128,) * (self.num_c128_layers - in_turn)
+            + (4, 128) * in_turn
+            + (4,) * (self.num_c4_layers - in_turn)
+        )
+
+    def with_layers(self, num_layers: int) -> ModelSpec:
+        """The same model cut to its first layers, as depth studies run it; every width stays.
+
+        Raises `BadInput` where the model has not as many layers.
+        """
+        if not 1 <= num_layers <= self.num_layers:
+            raise BadInput(
+                f"num_layers={num_layers} must be 1 to {self.num_layers} for {self.name}; choose fewer layers"
+            )
+        if num_layers == self.num_layers:
+            return self
+        kept = self.layer_ratios[:num_layers]
+        # Built anew: a copy would carry counts that were already derived from the full depth.
+        return ModelSpec(
+            **self.model_dump()
+            | {
+                "name": f"{self.name} ({num_layers} layers)",
+                "aliases": (),
+                "num_layers": num_layers,
+                "num_swa_only_layers": kept.count(0),
+                "num_c4_layers": kept.count(4),
+                "num_c128_layers": kept.count(128),
+            }
+        )
 
     def layer_kinds(self) -> dict[int, int]:
         """Compression ratio (0, 4, 128) to number of main layers."""

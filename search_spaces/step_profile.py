@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from search_spaces.base import Noun
+from search_spaces.catalog_loader import catalog_root
+from search_spaces.errors import BadInput, MissingData
 from search_spaces.recipe import EngineGroup
+
+_FOLDER = "steps"
 
 StepMode = Literal["prefill", "decode", "verify", "draft", "draft_extend"]
 
@@ -66,3 +74,46 @@ class StepProfile(Noun):
     source: str
     """Command or file that the rows come from."""
     rows: tuple[StepRow, ...]
+
+    @cached_property
+    def digest(self) -> str:
+        """Twelve hex digits over what differs from defaults, so that a new field changes no digest."""
+        return hashlib.sha256(self.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:12]
+
+
+def step_profile_json(profile: StepProfile) -> str:
+    """The file form: one row a line, so that two recordings can be compared by eye."""
+    head = json.loads(profile.model_dump_json(exclude={"rows"}))
+    text = json.dumps(head, indent=1).removesuffix("\n}")
+    rows = ",\n  ".join(row.model_dump_json(exclude_none=True) for row in profile.rows)
+    return f'{text},\n "rows": [\n  {rows}\n ]\n}}\n'
+
+
+def shipped_step_profiles() -> list[str]:
+    """Names of the step profiles in the catalog, sorted."""
+    folder = catalog_root() / _FOLDER
+    return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.is_file())
+
+
+@cache
+def load_step_profile(name_or_path: str) -> StepProfile:
+    """The shipped profile of that name, or the one in that `.json` file; read once per process.
+
+    Raises:
+        MissingData: no such profile or file.
+        BadInput: the file is not a step profile.
+    """
+    if name_or_path.endswith(".json"):
+        file = Path(name_or_path)
+    else:
+        file = catalog_root() / _FOLDER / f"{name_or_path.lower()}.json"  # type: ignore[assignment]
+    if not file.is_file():
+        raise MissingData(
+            f"step_profile={name_or_path!r} does not exist; choose one of {shipped_step_profiles()} "
+            "or give the path of a .json file"
+        )
+    try:
+        data = json.loads(file.read_text())
+    except ValueError as error:
+        raise BadInput(f"{name_or_path}: not JSON ({error}); import the recording again") from None
+    return StepProfile.parse(data, name_or_path)

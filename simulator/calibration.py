@@ -34,6 +34,8 @@ class HostCosts(Noun):
     """Time per running sequence of a rank that adds to the GPU's (metadata, sampling, batch edits)."""
     draft_extend_s: float = Field(default=0.003, ge=0, le=0.05)
     """Exposed launches of the eager draft-extend pass of one speculative step."""
+    draft_launch_s: float = Field(default=0.0, ge=0, le=0.02)
+    """CPU time to launch one draft pass of a speculative step; a slower GPU hides it."""
     frontend_request_s: float = Field(default=0.010, ge=0, le=1)
     """Frontend CPU time per request."""
     frontend_token_s: float = Field(default=1.0e-6, ge=0, le=1e-4)
@@ -43,6 +45,35 @@ class HostCosts(Noun):
     batch of its own keeps all ranks out of the captured graph."""
     request_latency_s: float = Field(default=0.05, ge=0, le=1)
     """Delay of one request that occupies no server: HTTP, routing, handshake, detokenizing."""
+
+    def decode_launch_s(self, draft_steps: int) -> float:
+        """CPU time of a decode step that does not grow with the batch."""
+        return self.decode_base_s + draft_steps * self.draft_launch_s
+
+
+class ExpertKernel(Noun):
+    """A grouped expert GEMM by what bounds it: passes over weights and rows of tiles.
+
+    See `simulator.expert_tiles` for the formula.
+    """
+
+    tile_rows: tuple[int, ...] = (64,)
+    """Rows of a tile that the kernel chooses from, ascending."""
+    read_fraction: float = Field(default=0.8, ge=0.2, le=0.98)
+    """Share of peak memory bandwidth at which expert weights are read."""
+    flops_fraction: float = Field(default=0.5, ge=0.1, le=0.95)
+    """Share of the tensor peak that computed rows reach, padding included."""
+    layer_s: float = Field(default=2e-5, ge=0, le=3e-4)
+    """Kernels around it per layer: alignment, permutation, activation, sum over experts."""
+
+
+class ArchitectureCosts(Noun):
+    """GPU costs of one architecture that its kernel tables do not hold, fitted to recorded engine steps."""
+
+    untimed_step_s: float = Field(default=0.0, ge=0, le=1e-3)
+    """Kernels once per step that no table times: attention metadata, embedding, sampling."""
+    experts: dict[str, ExpertKernel] = Field(default_factory=dict)
+    """By MoE backend, for backends that were not timed alone or are known better from steps."""
 
 
 class Calibration(Noun):
@@ -54,6 +85,8 @@ class Calibration(Noun):
     name: str = "default"
     hosts: dict[str, HostCosts] = Field(default_factory=dict)
     """By `Hardware.host_cpu`."""
+    architectures: dict[str, ArchitectureCosts] = Field(default_factory=dict)
+    """By `sm90` and the like; none adds nothing."""
     prefill_slowdown: float = Field(default=1.0, ge=0.9, le=1.4)
     """Prefill kernel time under sustained load over time in an isolated benchmark (clocks under the power
     limit, caches, streams)."""
@@ -96,6 +129,10 @@ class Calibration(Noun):
     def host(self, kind: str) -> HostCosts:
         """Costs of one kind of host; defaults where none were fitted."""
         return self.hosts.get(kind, HostCosts())
+
+    def architecture(self, sm: int) -> ArchitectureCosts:
+        """Costs of the architecture with this compute capability; nothing where none were fitted."""
+        return self.architectures.get(f"sm{sm}", ArchitectureCosts())
 
 
 @cache

@@ -19,7 +19,8 @@ from scipy.optimize import isotonic_regression
 from search_spaces.hardware import Hardware
 from search_spaces.kernel_profile import MOE_KERNELS
 from search_spaces.model import BYTES_BF16, ModelSpec
-from simulator import op_costs
+from simulator import expert_tiles, op_costs
+from simulator.calibration import ExpertKernel
 from simulator.kernel_grids import Grid, complete, pivot
 from simulator.kernel_owners import Owner, measured, owner_of
 from simulator.op_costs import Floats
@@ -28,6 +29,8 @@ Source = Literal["measured", "interpolated", "fitted", "analytic"]
 
 ALPHA_OF_CODE = {0: 0.0, 1: 1.01, 2: 1.2}
 """Distribution codes of the profile to power-law exponents."""
+TABLE_TILE_ROWS = 64
+"""Rows of a tile of the expert kernels in the tables (SGLang 0.5.15, default of `fused_moe_triton`)."""
 BACKEND_KERNELS: dict[str, tuple[tuple[str, int], ...]] = {
     "flashinfer_mxfp4": (("w4a8_mxfp4_mxfp8_trtllm", 100), ("fp8_block_triton", 90)),
     "flashinfer_trtllm_routed": (("nvfp4_trtllm", 100), ("w4a8_mxfp4_mxfp8_trtllm", 100)),
@@ -176,11 +179,25 @@ class KernelModel:
         return grid.seconds(cx, cy) * wanted / known
 
     def grouped_moe_s(
-        self, backend: str, tokens: ArrayLike, ep: int, moe_tp: int, weights: str, alpha: float
+        self,
+        backend: str,
+        tokens: ArrayLike,
+        ep: int,
+        moe_tp: int,
+        weights: str,
+        alpha: float,
+        fitted: ExpertKernel | None = None,
     ) -> tuple[Floats, Source]:
-        """Routed experts of one layer without communication; `tokens` are those of the whole group."""
+        """Routed experts of one layer without communication; `tokens` are those of the whole group.
+
+        A kernel `fitted` to recorded steps goes before tables of another kernel.
+        """
         t = np.asarray(tokens, float)
         activation = "bf16" if self.hw.sm < 100 and weights == "mxfp4" else "fp8"
+        if fitted is not None:
+            return expert_tiles.grouped_gemm_s(
+                self.model, self.hw, t, ep, moe_tp, weights, activation, fitted
+            ), "fitted"
         wanted = op_costs.moe_s(self.model, self.hw, t, ep, moe_tp, weights, activation, all_to_all=False)
         for kernel, lowest_sm in BACKEND_KERNELS[backend]:
             found = _moe_grid(self, kernel, moe_tp, ep) if self.hw.sm >= lowest_sm else None
@@ -192,8 +209,15 @@ class KernelModel:
             known = op_costs.moe_s(
                 self.model, owner.hardware, cx, used_ep, used_tp, *KERNEL_PRECISION[kernel], all_to_all=False
             )
-            return grid.seconds(cx, cy) * wanted / known, self._source(owner)
+            dealt = self._dealt_out(cx, used_ep) if grid is grids.get(0.0) else 1.0
+            return grid.seconds(cx, cy) * wanted / known * dealt, self._source(owner)
         return wanted * 2, "analytic"
+
+    def _dealt_out(self, tokens: Floats, ep: int) -> Floats:
+        """Tiles under uniform routing over those of the balanced assignment in the tables."""
+        local, share = self.model.num_experts / ep, self.model.experts_per_token / self.model.num_experts
+        drawn = expert_tiles.uniform_tiles(local, share, tokens, TABLE_TILE_ROWS)
+        return drawn / expert_tiles.balanced_tiles(local, share, tokens, TABLE_TILE_ROWS)
 
     def gemm_s(self, m: ArrayLike, n: float, k: float, bf16: bool = False) -> tuple[Floats, Source]:
         """A dense product with block-FP8 (or BF16) weights."""

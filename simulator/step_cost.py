@@ -33,6 +33,7 @@ RANK_COMPONENTS = (
     "attention_collective",
     "head",
     "unfused_kernels",
+    "untimed_kernels",
     "sustained_load",
 )
 """Components that a rank pays for its own tokens."""
@@ -130,8 +131,9 @@ def _moe_seconds(scn: Scenario, tokens: Floats, prefill: bool) -> tuple[Floats, 
             return seconds * cal.unfused_moe_ratio, "fitted"
         return seconds, source if fp4 is None else "fitted"
     total = tokens * group.attention_dp
+    fitted = cal.architecture(scn.hardware.sm).experts.get(group.moe_backend)
     seconds, source = kernels.grouped_moe_s(
-        group.moe_backend, total, group.moe_ep, group.moe_tp, group.expert_weights, cal.routing_alpha
+        group.moe_backend, total, group.moe_ep, group.moe_tp, group.expert_weights, cal.routing_alpha, fitted
     )
     moved = total * scn.model.hidden * BYTES_BF16
     if group.tp > 1:
@@ -231,6 +233,9 @@ def forward_cost(
             attention = scn.kernels.attention_decode_s(ratio, heads, t, ctx)
         total = total.merged(layer_cost(scn, ratio, t, attention, moe, graph), count)
     total = total.merged(head_cost(scn, np.asarray(rows, float)))
+    once = scn.calibration.architecture(scn.hardware.sm).untimed_step_s
+    if once:
+        total.add("untimed_kernels", np.asarray(once), "fitted")
     return _sustained(total, _slowdown(scn, prefill))
 
 
@@ -274,7 +279,7 @@ def decode_step_s(scn: Scenario, gpu_s: Floats, batch: ArrayLike, graph: bool = 
     """Wall time of a decode step: the GPU, or the host where it is slower."""
     host = scn.host
     b = np.asarray(batch, float)
-    busy = host.decode_base_s + host.decode_sequence_s * b
+    busy = host.decode_launch_s(scn.group.draft_tokens - 1) + host.decode_sequence_s * b
     if not graph:
         busy = busy + scn.model.num_layers * host.decode_eager_layer_s
     wall = np.maximum(gpu_s + host.step_gap_s + host.decode_exposed_sequence_s * b, busy)

@@ -144,7 +144,7 @@ def _class_rows(
         ls.RATIO_INIT: 0.7 * group.schedule_conservativeness * (0.3 if group.attention_dp > 1 else 1.0),
         ls.GAP: host.step_gap_s * relief.decode_time,
         ls.SEQ_EXPOSED: host.decode_exposed_sequence_s * relief.decode_time,
-        ls.HOST_BASE: host.decode_base_s * relief.decode_time,
+        ls.HOST_BASE: host.decode_launch_s(group.draft_tokens - 1) * relief.decode_time,
         ls.HOST_SEQ: host.decode_sequence_s * relief.decode_time,
         ls.EAGER: setting.model.num_layers * host.decode_eager_layer_s * relief.decode_time,
         ls.SWA_RESERVE: 0 if setting.stack.has("swa_budget") else group.reserved_decode_tokens,

@@ -187,3 +187,24 @@ def test_toggled_stack_keeps_its_version_and_says_what_changed() -> None:
     assert changed.has("draft_extend_graph") and not changed.has("mhc_fusion")
     assert changed.version == june.version
     assert changed.name == "june+draft_extend_graph-mhc_fusion"
+
+
+def test_layers_are_in_the_published_order() -> None:
+    assert FLASH.layer_ratios[:8] == (0, 0, 4, 128, 4, 128, 4, 128) and FLASH.layer_ratios[-1] == 4
+    assert PRO.layer_ratios[:5] == (128, 128, 4, 128, 4) and PRO.layer_ratios[-1] == 4
+    for model in (PRO, FLASH):
+        kinds = {ratio: model.layer_ratios.count(ratio) for ratio in set(model.layer_ratios)}
+        assert kinds == model.layer_kinds() and len(model.layer_ratios) == model.num_layers
+
+
+def test_a_cut_model_keeps_its_widths_and_its_first_layers() -> None:
+    cut = FLASH.with_layers(8)
+    assert cut.layer_kinds() == {0: 2, 4: 3, 128: 3} and cut.num_layers == 8
+    assert FLASH.with_layers(4).layer_kinds() == {0: 2, 4: 1, 128: 1}
+    assert cut.params_attention == FLASH.params_attention and FLASH.with_layers(43) is FLASH
+    # An engine reported 52.0 GB of weights for eight layers, nearly all of them FP8 experts.
+    assert FLASH.params_main > 5 * cut.params_main
+    assert cut.params_routed / 1e9 == pytest.approx(51.5, abs=0.1)
+    for wrong in (0, 44):
+        with pytest.raises(BadInput, match=f"num_layers={wrong} must be 1 to 43"):
+            FLASH.with_layers(wrong)
