@@ -6,6 +6,7 @@ between requests (Beta), which is what separates mean from median TPOT in publis
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -18,10 +19,16 @@ from simulator.calibration import Calibration
 
 Floats = NDArray[np.float64]
 
+SHORT_PROMPT_TOKENS = 1024
+LONG_PROMPT_OCTAVES = 3
+"""Factors of two from short prompts to those beyond which acceptance no longer grows."""
+
 
 def mean_accept(calibration: Calibration, stack: StackVersion, workload: Workload) -> float:
     """Mean probability that the first draft token is accepted."""
     base = calibration.accept_chat if workload.prompts == "chat" else calibration.accept_random
+    length = math.log2(workload.mean_isl / SHORT_PROMPT_TOKENS) / LONG_PROMPT_OCTAVES
+    base *= float(calibration.accept_short_ratio ** (1.0 - min(max(length, 0.0), 1.0)))
     return base * (1.0 if stack.has("ue8m0_scale_fix") else calibration.accept_before_ue8m0)
 
 

@@ -113,6 +113,9 @@ class Calibration(Noun):
     """Mean probability that a draft token is accepted when all before it were, chat prompts."""
     accept_random: float = Field(default=0.80, ge=0.1, le=0.98)
     """The same for random prompts without the chat template."""
+    accept_short_ratio: float = Field(default=0.9, ge=0.5, le=1.05)
+    """Acceptance with prompts of 1K tokens or less over that with 8K or more: behind long prompts of random
+    text a model repeats itself, which drafts follow easily."""
     accept_decay: float = Field(default=0.92, ge=0.3, le=1)
     """Factor on that probability per further draft position."""
     accept_spread: float = Field(default=8.0, ge=1, le=200)
