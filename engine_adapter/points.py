@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -160,6 +161,7 @@ def _workload(record: Mapping[str, Any]) -> Workload:
             "osl": source["osl"],
             "random_range_ratio": 0.8 if ratio is None else ratio,
             "concurrency": source["max_concurrency"],
+            "request_rate": _rate(source.get("request_rate")),
             "num_prompts": source.get("num_prompts"),
             "num_warmup": int(warmup[1]) if warmup else COOKBOOK_WARMUP if cookbook and ratio == 0 else None,
             "prompts": "chat" if source.get("chat_template") else "random",
@@ -169,18 +171,33 @@ def _workload(record: Mapping[str, Any]) -> Workload:
     )
 
 
-def evaluate(value: object, concurrency: int) -> object:
+def _rate(stated: object) -> float | None:
+    """Arrivals per second; None where the client sends as fast as its concurrency lets it."""
+    rate = float(str(stated)) if stated is not None else math.inf
+    return None if math.isinf(rate) else rate
+
+
+def evaluate(value: object, concurrency: int, until: str | None = None) -> object:
     """A flag value that a record states in words, as a number where it is one.
 
-    `max(8, 1.5 x concurrency)` is computed; of dated values the last one holds.
+    `max(8, 1.5 x concurrency)` is computed. Of dated values the last one holds that began by `until`
+    (`MM-DD`), the last day on which the point was measured.
     """
     if not isinstance(value, str):
         return value
     formula = re.fullmatch(r"max\((\d+), ([\d.]+) x concurrency\)", value)
     if formula:
         return max(int(formula[1]), int(float(formula[2]) * concurrency))
-    dated = re.findall(r"(\d+) \([^)]*\)", value)
-    return int(dated[-1]) if dated else value
+    dated = re.findall(r"(\d+) \((\d\d-\d\d)?[^)]*\)", value)
+    held = [number for number, since in dated if until is None or not since or since <= until]
+    return int((held or [number for number, _ in dated[:1]])[-1]) if dated else value
+
+
+def _last_day(record: Mapping[str, Any]) -> str | None:
+    """`MM-DD` of the last day on which any of the record's images was in use, where it says so."""
+    spans = ((record.get("recipe") or {}).get("images_by_search_space_history") or {}).values()
+    days = [day for span in spans for day in re.findall(r"\d{4}-(\d\d-\d\d)$", str(span))]
+    return max(days, default=None)
 
 
 def _recipe(record: Mapping[str, Any], concurrency: int) -> Recipe:
@@ -254,7 +271,7 @@ def _settings(
     if "flags" not in body and role in LANE_DEFAULTS:
         flags, env = dict(LANE_DEFAULTS[role][0]), dict(LANE_DEFAULTS[role][1])
     else:
-        flags = {k: evaluate(v, concurrency) for k, v in (body.get("flags") or {}).items()}
+        flags = {k: evaluate(v, concurrency, _last_day(record)) for k, v in (body.get("flags") or {}).items()}
         env = {**(body.get("env") or {}), **(flags.pop("env", None) or {})}  # type: ignore[dict-item]
         flags.pop("note", None)
     if role == "prefill" and "sa-bench" in str(record["workload"].get("dataset")):

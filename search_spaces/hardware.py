@@ -20,6 +20,8 @@ class Hardware(Noun):
     """Marketing name of the GPU."""
     sm: int = Field(ge=80)
     """CUDA compute capability times ten: 90 Hopper, 100 and 103 Blackwell."""
+    num_sms: int = Field(gt=0)
+    """Streaming multiprocessors."""
     hbm_bytes: float = Field(gt=0)
     """Memory the driver reports per GPU, bytes."""
     hbm_bytes_per_s: float = Field(gt=0)

@@ -10,6 +10,7 @@ from search_spaces.base import Noun
 
 Switch = Literal[
     "mhc_fusion",
+    "mhc_prewarm",
     "mhc_fused_post_pre",
     "kv_compression_v2",
     "w4a4_megamoe",

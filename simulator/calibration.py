@@ -94,9 +94,9 @@ class Calibration(Noun):
     """The same for decode kernels."""
     draft_expert_overlap: float = Field(default=0.3, ge=0, le=0.9)
     """Share of expert choices that tokens of one draft window have in common."""
-    collective_sync_s: float = Field(default=2e-6, ge=0, le=1e-5)
-    """Wait for each peer at each collective of a step, beyond the all-reduce timed alone: in a running step
-    the ranks of a group do not arrive together."""
+    collective_sync_s: float = Field(default=4e-6, ge=0, le=2e-5)
+    """Wait per factor of two of ranks at each collective of a step, beyond the all-reduce timed alone: in a
+    running step the ranks of a group do not arrive together."""
     routing_alpha: float = Field(default=0.6, ge=0, le=1.2)
     """Power-law exponent of expert popularity; 0 is balanced."""
     fp4_moe_ratio: float = Field(default=0.80, ge=0.4, le=1)
@@ -105,6 +105,9 @@ class Calibration(Noun):
     """Unfused dispatch, GEMM and combine over MegaMoE (deepseek-ai/DeepGEMM#316 prints 1.5 to 1.96)."""
     mhc_unfused_ratio: float = Field(default=1.35, ge=1, le=2)
     """Hyper-connection time before fusion (sgl-project/sglang#24775 prints 1.24 to 1.45)."""
+    bucket_compile_s: float = Field(default=1.3, ge=0, le=4)
+    """Stall of a worker at the first prompt batch of a hyper-connection kernel variant that no start-up
+    compiled (sgl-project/sglang#25810 reports 20 to 40 s over the 23 variants)."""
     unfused_layer_s: float = Field(default=15e-6, ge=0, le=1e-4)
     """Extra time per layer and step before the compressor and norm kernels were fused."""
     unfused_token_s: float = Field(default=0.1e-6, ge=0, le=1e-6)

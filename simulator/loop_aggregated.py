@@ -7,7 +7,15 @@ from typing import Any
 
 from numba import njit
 
-from simulator.loop_costs import account_decode, decode_gpu, decode_wall, look_1d, look_2d, prefill_wall
+from simulator.loop_costs import (
+    account_decode,
+    compile_stall,
+    decode_gpu,
+    decode_wall,
+    look_1d,
+    look_2d,
+    prefill_wall,
+)
 from simulator.loop_kernels import (
     decode_begin,
     decode_rank_end,
@@ -89,7 +97,7 @@ def begin_mixed(
                 decoding += b
                 slowest = max(slowest, look_2d(classes.decode_rank[c], b, ranks.f[r, CONTEXT] / b))
     gpu = slowest + look_1d(classes.prefill_group[c], (total + decoding) / n)
-    wall = prefill_wall(classes, c, gpu)
+    wall = prefill_wall(classes, c, gpu) + compile_stall(classes, c, groups, ranks, g)
     groups.i[g, STATE] = IN_MIXED if decoding > 0 else IN_PREFILL
     groups.i[g, DECODE_STREAK] = 0
     groups.next_s[g] = now + wall

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from numba import njit
+
 from simulator.loop_state import *
 
 
@@ -40,6 +42,30 @@ def prefill_wall(classes: Any, c: int, gpu: float) -> float:
     """Wall time of an eager step (`step_cost.prefill_step_s`)."""
     launch = classes.f[c, LAUNCH]
     return max(gpu + classes.f[c, EXPOSED] * launch, launch) + classes.f[c, PREFILL_BASE]
+
+
+@njit
+def kernel_variant(sms: int, tokens: int) -> int:
+    """Bit of the split-K variant of the hyper-connection kernel that a batch of tokens takes.
+
+    SGLang splits over the multiprocessors that 64-token tiles leave free (`mhc_pre`, 0.5.15); the variants
+    of one and of two tiles share a bit.
+    """
+    return 1 << min(max(sms // ((tokens + 63) // 64), 1), 62)
+
+
+@inner
+def compile_stall(classes: Any, c: int, groups: Any, ranks: Any, g: int) -> float:
+    """Seconds a worker stands still because a rank's prompt batch needs a kernel compiled first."""
+    if classes.f[c, COMPILE] == 0.0:
+        return 0.0
+    needed = 0
+    for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+        if ranks.i[r, C_TOKENS] > 0:
+            needed |= kernel_variant(classes.i[c, SMS], ranks.i[r, C_TOKENS])
+    known = groups.i[g, COMPILED] | classes.i[c, COMPILED_AT_START]
+    groups.i[g, COMPILED] = known | needed
+    return classes.f[c, COMPILE] if needed & ~known != 0 else 0.0
 
 
 @inner

@@ -10,7 +10,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from simulator.loop_costs import account_decode, decode_gpu, decode_wall, look_1d, look_2d, prefill_wall
+from simulator.loop_costs import (
+    account_decode,
+    compile_stall,
+    decode_gpu,
+    decode_wall,
+    look_1d,
+    look_2d,
+    prefill_wall,
+)
 from simulator.loop_memory import (
     CLIP_ESTIMATE,
     PAGE,
@@ -125,7 +133,7 @@ def form_prefill(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, no
             ranks.f[r, Q_TOKENS] -= hit
             w.totals[c, HIT_TOKENS] += hit
             w.totals[c, LOOKED_UP] += reqs.i[req, TARGET]
-            if reqs.t[req, PREFILL_START] < 0:
+            if reqs.t[req, PREFILL_START] < 0 and classes.i[c, ROLE] == AGGREGATED:
                 reqs.t[req, PREFILL_START] = now
         ranks.f[r, USED_FULL] += take
         if classes.i[c, ROLE] == AGGREGATED:
@@ -162,16 +170,32 @@ def form_prefills(
 
 
 @inner
-def prefill_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
-    """Start the next step of a prefill worker, or leave it idle."""
+def form_next(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
+    """Build a prefill worker's next batch from what waits now."""
     c, n = groups.i[g, CLASS], groups.i[g, RANKS]
     total, slowest, busy = form_prefills(w, classes, groups, ranks, reqs, g, now)
+    groups.i[g, FORMED], groups.i[g, FORMED_RANKS] = total, busy
+    if total > 0:
+        gpu = slowest + look_1d(classes.prefill_group[c], total / n)
+        groups.formed_s[g] = prefill_wall(classes, c, gpu) + compile_stall(classes, c, groups, ranks, g)
+
+
+@inner
+def prefill_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
+    """Start the next step of a prefill worker, or leave it idle.
+
+    The overlapped scheduler builds and launches a batch while the one before it runs, then waits for that
+    one: what arrives in the meantime is not in the next step but in the one after, unless nothing was
+    waiting when the next was built.
+    """
+    c, n = groups.i[g, CLASS], groups.i[g, RANKS]
+    if groups.i[g, FORMED] == 0:
+        form_next(w, classes, groups, ranks, reqs, g, now)
+    total, wall = groups.i[g, FORMED], groups.formed_s[g]
     if total == 0:
         groups.i[g, STATE] = IDLE
         groups.next_s[g] = INFINITY
         return
-    gpu = slowest + look_1d(classes.prefill_group[c], total / n)
-    wall = prefill_wall(classes, c, gpu)
     groups.i[g, STATE] = IN_PREFILL
     groups.begun_s[g] = now
     groups.next_s[g] = now + wall
@@ -179,46 +203,38 @@ def prefill_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: i
     w.totals[c, STEPS_PREFILL] += 1
     w.totals[c, TOKENS_PREFILL] += total
     w.totals[c, RANK_STEPS] += n
-    w.totals[c, IDLE_RANK_STEPS] += n - busy
+    w.totals[c, IDLE_RANK_STEPS] += n - groups.i[g, FORMED_RANKS]
+    for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + n):
+        while ranks.i[r, C_HEAD] >= 0:
+            req = dequeue(ranks, reqs, r, C_HEAD, C_TAIL)
+            ranks.f[r, Q_TOKENS] -= reqs.i[req, TAKE]
+            if reqs.t[req, PREFILL_START] < 0:
+                reqs.t[req, PREFILL_START] = now
+            if reqs.i[req, PROGRESS] < reqs.i[req, TARGET]:
+                enqueue_front(ranks, reqs, r, req)
+            else:
+                enqueue(ranks, reqs, r, req, X_HEAD, X_TAIL)
+    groups.i[g, FORMED] = 0
+    if classes.i[c, OVERLAP] == 1 and classes.i[c, STAGES] == 1:
+        form_next(w, classes, groups, ranks, reqs, g, now)
 
 
 @inner
 def prefill_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
-    """Finish a prefill worker's step and start the next.
-
-    The overlapped scheduler launches the next batch before it looks at the results of this one, so the
-    hand-over of completed prompts starts one launch later whenever there is a next batch.
-    """
-    c, r0, n = groups.i[g, CLASS], groups.i[g, RANK0], groups.i[g, RANKS]
-    stage_s = now - groups.begun_s[g]
-    first = w.counters[DONE_HEAD]
-    w.counters[DONE_HEAD] = -1
-    for r in range(r0, r0 + n):
-        while ranks.i[r, C_HEAD] >= 0:
-            req = dequeue(ranks, reqs, r, C_HEAD, C_TAIL)
-            ranks.f[r, Q_TOKENS] -= reqs.i[req, TAKE]
-            if reqs.i[req, PROGRESS] < reqs.i[req, TARGET]:
-                enqueue_front(ranks, reqs, r, req)
-                continue
+    """Finish a prefill worker's step: prompts that are computed leave for decode; then start the next."""
+    c = groups.i[g, CLASS]
+    # The step was the first pipeline stage's; the others take as long, one after another.
+    lag = (classes.i[c, STAGES] - 1) * (now - groups.begun_s[g])
+    for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+        while ranks.i[r, X_HEAD] >= 0:
+            req = dequeue(ranks, reqs, r, X_HEAD, X_TAIL)
             if classes.i[c, RADIX] == 1:
                 insert_prompt(ranks.cache, ranks, reqs, r, req)
                 tidy(classes, c, ranks, r)
-            reqs.link[req] = w.counters[DONE_HEAD]
-            w.counters[DONE_HEAD] = req
-    req = w.counters[DONE_HEAD]
-    w.counters[DONE_HEAD] = first
+            if reqs.t[req, PREFILL_END] < 0:
+                reqs.t[req, PREFILL_END] = now
+            push(w, now + lag + reqs.transfer_s[req], TRANSFERRED, req)
     prefill_begin(w, classes, groups, ranks, reqs, g, now)
-    lag = 0.0
-    if groups.i[g, STATE] == IN_PREFILL:
-        lag = min(classes.f[c, LAUNCH], groups.next_s[g] - now)
-    # The step was the first pipeline stage's; the others take as long, one after another.
-    lag += (classes.i[c, STAGES] - 1) * stage_s
-    while req >= 0:
-        following = reqs.link[req]
-        if reqs.t[req, PREFILL_END] < 0:
-            reqs.t[req, PREFILL_END] = now
-        push(w, now + lag + reqs.transfer_s[req], TRANSFERRED, req)
-        req = following
 
 
 @inner

@@ -137,7 +137,9 @@ def _moe_seconds(scn: Scenario, tokens: Floats, prefill: bool) -> tuple[Floats, 
     )
     moved = total * scn.model.hidden * BYTES_BF16
     if group.tp > 1:
-        seconds = seconds + kernels.allreduce_s(moved, group.tp)[0] + cal.collective_sync_s * (group.tp - 1)
+        seconds = (
+            seconds + kernels.allreduce_s(moved, group.tp)[0] + cal.collective_sync_s * np.log2(group.tp)
+        )
     return seconds, source
 
 
@@ -175,7 +177,7 @@ def layer_cost(
     if group.attention_tp > 1:
         moved = tokens * model.hidden * BYTES_BF16
         reduce, source = kernels.allreduce_s(moved, group.attention_tp)
-        skew = scn.calibration.collective_sync_s * (group.attention_tp - 1)
+        skew = scn.calibration.collective_sync_s * np.log2(group.attention_tp)
         cost.add("attention_collective", reduce + skew, source)
     cost.add("routed_experts", *moe)
     if not scn.stack.has("kv_compression_v2"):

@@ -26,11 +26,13 @@ from simulator import loop_state as ls
 from simulator.calibration import Calibration
 from simulator.cost_tables import RoleTables, decode_tables, padded_batch, prefill_tables
 from simulator.loop_aggregated import FINISHED, STUCK, advance
+from simulator.loop_costs import kernel_variant
 from simulator.memory import MemoryBudget, memory_budget
+from simulator.rank_state import empty_ranks
 from simulator.request_table import request_table
 from simulator.rng import loop_seed
 from simulator.step_cost import Scenario
-from simulator.traffic import PrefixTree, Traffic, traffic
+from simulator.traffic import Traffic, traffic
 
 ROLE_CODES = {"prefill": ls.PREFILL, "decode": ls.DECODE, "aggregated": ls.AGGREGATED}
 POLICY_CODES = {"round_robin": 0, "load": 1, "random": 2, "kv": 3}
@@ -129,6 +131,8 @@ def _class_rows(
         ls.KEPT_WINDOW: int(not setting.keeps_tail_only(group)),
         ls.STAGES: group.pp,
         ls.OVERLAP: int(group.overlap_schedule),
+        ls.SMS: setting.hardware.num_sms,
+        ls.COMPILED_AT_START: _warm_variants(setting, group),
         ls.CRASHES: int(not setting.stack.has("swa_evict_per_request")),
     }.items():
         ints[column] = int(value)
@@ -154,10 +158,21 @@ def _class_rows(
         else 0.0,
         ls.LAUNCH: launch * relief.prefill_time,
         ls.EXPOSED: host.prefill_exposed_fraction,
+        ls.COMPILE: 0.0 if setting.stack.has("mhc_prewarm") else setting.calibration.bucket_compile_s,
         ls.PREFILL_BASE: host.prefill_base_s * relief.prefill_time,
     }.items():
         floats[column] = float(quantity)
     return ints, floats
+
+
+def _warm_variants(setting: Setting, group: EngineGroup) -> int:
+    """Kernel variants that warm-up has compiled: those of lone prompts, in chunks, of any length drawn."""
+    workload, chunk, found = setting.workload, group.chunk_tokens_per_rank, 0
+    shortest = max(1, int(workload.isl * workload.random_range_ratio))
+    for length in range(shortest, workload.isl + 1, 64):
+        for tokens in {min(length, chunk), length % chunk}:
+            found |= kernel_variant(setting.hardware.num_sms, tokens) if tokens else 0
+    return found
 
 
 def _stage_share(setting: Setting, group: EngineGroup) -> float:
@@ -254,39 +269,9 @@ def _groups(setting: Setting, roles: list[str]) -> tuple[ls.Groups, int, NDArray
         next_s=np.full(count, np.inf),
         begun_s=np.zeros(count),
         polled_s=np.zeros(count),
+        formed_s=np.zeros(count),
     )
     return found, rank, groups_of, counts
-
-
-def _ranks(
-    count: int, width: int, classes: ls.Classes, groups: ls.Groups, tree: PrefixTree | None
-) -> ls.Ranks:
-    ints = np.zeros((count, ls.NUM_RANK_INTS), dtype=np.int64)
-    for column in (ls.Q_HEAD, ls.Q_TAIL, ls.R_HEAD, ls.R_TAIL, ls.C_HEAD, ls.C_TAIL):
-        ints[:, column] = -1
-    floats = np.zeros((count, ls.NUM_RANK_FLOATS))
-    for row in groups.i:
-        ranks = slice(row[ls.RANK0], row[ls.RANK0] + row[ls.RANKS])
-        floats[ranks, ls.NTR] = classes.f[row[ls.CLASS], ls.RATIO_INIT]
-    return ls.Ranks(
-        i=ints,
-        f=floats,
-        calendar=np.full((count, width), -1, dtype=np.int64),
-        blocked=np.zeros(count, dtype=np.int64),
-        cache=_cache(count, tree),
-    )
-
-
-def _cache(count: int, tree: PrefixTree | None) -> ls.PrefixCache:
-    """Empty radix caches; with nothing to share they have no nodes and cost nothing."""
-    none = np.zeros(0, dtype=np.int64)
-    parent, tokens, depth = (tree.parent, tree.tokens, tree.depth) if tree else (none, none, none)
-    nodes = len(parent)
-    counts = [np.zeros((count, nodes), dtype=np.int64) for _ in range(5)]
-    links = [np.full((count, nodes + 1), -1, dtype=np.int64) for _ in range(4)]
-    for link in links:
-        link[:, nodes] = nodes
-    return ls.PrefixCache(parent, tokens, depth, *counts, *links)
 
 
 def _world(setting: Setting, drawn: Traffic, num_classes: int, groups_of: NDArray[np.int64]) -> ls.World:
@@ -347,7 +332,7 @@ def prepare(setting: Setting) -> State:
     groups, num_ranks, groups_of, counts = _groups(setting, roles)
     longest = int(reqs.i[:, ls.ITERS].max()) + 2
     tree = drawn.tree if classes.i[:, ls.RADIX].any() else None
-    ranks = _ranks(num_ranks, 1 << longest.bit_length(), classes, groups, tree)
+    ranks = empty_ranks(num_ranks, 1 << longest.bit_length(), classes, groups, tree)
     world = _world(setting, drawn, len(roles), groups_of)
     return State(classes, groups, ranks, reqs, world, roles, budgets, counts)
 

@@ -83,7 +83,10 @@ def test_cookbook_point():
 def test_settings_in_words_are_computed():
     assert POINTS["ixdb-b300-dsv4pro-sgl-mtp-tp4ep1-8k1k-c32"].recipe.serving.max_running_per_rank == 48
     assert POINTS["ixdb-h200-dsv4pro-sgl-tp8ep1-8k1k-c1"].recipe.serving.chunk_tokens_per_rank == 4096
-    assert evaluate("4096 (04-25) / 8192 (04-29 on)", 1) == 8192
+    dated = "4096 (04-25) / 8192 (04-29 on)"
+    assert evaluate(dated, 1) == 8192
+    assert evaluate(dated, 1, until="04-26") == 4096 and evaluate(dated, 1, until="04-24") == 4096
+    assert evaluate(dated, 1, until="05-01") == 8192
     assert evaluate("max(8, 1.5 x concurrency)", 4) == 8 and evaluate("auto", 4) == "auto"
 
 

@@ -295,15 +295,13 @@ def test_13_its_slot_is_free_one_step_late():
     assert min(waits) > 1e-3
 
 
-def test_13_results_are_handled_after_the_next_launch():
-    recipe = split(group("TP4"), group("DEP16"))
-    busy = finished(setting(recipe, fixed(8192, 2, 32, 64)))
-    lag = busy.reqs.t[:, ls.READY] - busy.reqs.t[:, ls.PREFILL_END] - busy.reqs.transfer_s
-    launch = 61 * HOST.prefill_layer_s
-    assert np.median(lag) == pytest.approx(launch, rel=1e-6)
-    alone = finished(setting(recipe, fixed(8192, 2, 1, 4)))
-    waited = alone.reqs.t[:, ls.READY] - alone.reqs.t[:, ls.PREFILL_END] - alone.reqs.transfer_s
-    assert waited == pytest.approx(0.0, abs=1e-9)
+@pytest.mark.parametrize(("overlap", "steps"), [(True, 4), (False, 3)])
+def test_13_a_batch_is_built_while_the_one_before_it_runs(overlap, steps):
+    # Two prompts fit a step: A runs alone, then B and C. When they start, D alone waits; the fifth prompt
+    # is sent when A is answered, while they run. The overlapped scheduler has built D's step by then.
+    prefill = group("TP4", max_prefill_tokens=16384, chunk_tokens_per_rank=16384, overlap_schedule=overlap)
+    totals = finished(setting(split(prefill, group("DEP16")), fixed(8192, 2, 4, 5))).world.totals[0]
+    assert totals[ls.STEPS_PREFILL] == steps
 
 
 def test_14_admission_is_optimistic():
