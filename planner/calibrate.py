@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from search_spaces import catalog_loader
-from search_spaces.errors import Infeasible
+from search_spaces.errors import BadInput, Infeasible
 from search_spaces.records import MeasuredPoint
 from simulator.calibration import Calibration, HostCosts, load_calibration
 from simulator.parameters import Parameter, parameter
@@ -73,7 +74,17 @@ def parameters(hosts: Sequence[str]) -> list[Parameter]:
     return found + [parameter(Calibration, name, None) for name in SHARED_PARAMETERS]
 
 
-def _value_of(calibration: Calibration, param: Parameter) -> float:
+def parameter_named(name: str) -> Parameter:
+    """The fitted quantity called `grace.prefill_layer_s` or `routing_alpha`; raises `BadInput`."""
+    host, _, field = name.rpartition(".")
+    known = HOST_PARAMETERS if host else SHARED_PARAMETERS
+    if field not in known:
+        raise BadInput(f"parameter={name!r} is not fitted; choose among {list(known)}")
+    return parameter(HostCosts if host else Calibration, field, host or None)
+
+
+def value_of(calibration: Calibration, param: Parameter) -> float:
+    """Physical value of a parameter in a calibration."""
     owner = calibration if param.host is None else calibration.host(param.host)
     return float(getattr(owner, param.name))
 
@@ -106,10 +117,23 @@ def setting_of(point: MeasuredPoint, calibration: Calibration) -> Setting:
     )
 
 
-def residuals(points: Sequence[MeasuredPoint], calibration: Calibration) -> Floats:
-    """Weighted log errors of all metrics of all points; one that does not fit counts as a factor of two."""
+def weighted_errors(
+    points: Sequence[MeasuredPoint], predicted: Sequence[Mapping[str, float] | None]
+) -> Floats:
+    """Log errors of all metrics of all points over their sigma; what does not fit counts as a factor two."""
     found: list[float] = []
+    for point, metrics in zip(points, predicted, strict=True):
+        for metric, sigma in METRIC_SIGMA.items():
+            if metric in point.measured:
+                error = 2.0 if metrics is None else metrics[metric] / point.measured[metric]
+                found.append(float(np.log(max(error, 1e-6))) / (sigma * TRUST_SIGMA[point.trust]))
+    return np.array(found)
+
+
+def residuals(points: Sequence[MeasuredPoint], calibration: Calibration) -> Floats:
+    """`weighted_errors` of points simulated under a calibration."""
     seen: dict[tuple[object, ...], dict[str, float] | None] = {}
+    predicted = []
     for point in points:
         assert point.recipe is not None
         key = (point.recipe.digest, point.workload, point.stack)
@@ -119,23 +143,17 @@ def residuals(points: Sequence[MeasuredPoint], calibration: Calibration) -> Floa
             except Infeasible:
                 seen[key] = None
         raw = seen[key]
-        predicted = None if raw is None else point.as_published(raw)
-        for metric, sigma in METRIC_SIGMA.items():
-            if metric in point.measured:
-                error = 2.0 if predicted is None else predicted[metric] / point.measured[metric]
-                found.append(float(np.log(max(error, 1e-6))) / (sigma * TRUST_SIGMA[point.trust]))
-    return np.array(found)
+        predicted.append(None if raw is None else point.as_published(raw))
+    return weighted_errors(points, predicted)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """A calibration, how certain each parameter is, and what it was fitted to."""
+    """A calibration and what is left of the errors."""
 
     calibration: Calibration
-    free: Floats
-    covariance: Floats
-    """Of the unbounded numbers."""
     cost: float
+    """Half the robust cost, as the optimiser counts it."""
 
 
 _POINTS: list[MeasuredPoint] = []
@@ -171,7 +189,7 @@ def fit(
     hosts = sorted({catalog_loader.hardware(p.hardware).host_cpu for p in usable})
     params = parameters(hosts)
     prior = np.array([p.to_free(p.prior) for p in params])
-    begin = prior if start is None else np.array([p.to_free(_value_of(start, p)) for p in params])
+    begin = prior if start is None else np.array([p.to_free(value_of(start, p)) for p in params])
     count = [0]
     with ProcessPoolExecutor(workers, initializer=_start, initargs=(usable,)) as pool:
 
@@ -189,56 +207,24 @@ def fit(
             return np.concatenate([np.stack(columns, axis=1), np.eye(len(free)) * PRIOR_WEIGHT])
 
         found = least_squares(value, begin, jac=slope, loss="soft_l1", max_nfev=rounds, x_scale=1.0)
-    jacobian: Floats = np.asarray(found.jac, dtype=float)
-    information = jacobian.T @ jacobian
-    covariance: Floats = np.asarray(np.linalg.pinv(information), dtype=float)
     ids = hashlib.sha256("\n".join(sorted(p.id for p in usable)).encode()).hexdigest()[:12]
     calibration = build(params, found.x, "default").model_copy(
         update={"data": f"{len(usable)} published points, sha256 of ids {ids}"}
     )
-    return Fit(calibration, found.x, covariance, float(found.cost))
-
-
-NOT_IDENTIFIABLE = 0.7
-"""Posterior over prior spread above which the points say little about a parameter."""
-NORMAL_80 = 1.2816
-"""Half-width of the central 80 % of a standard normal."""
-
-
-def described(found: Fit, points: Sequence[MeasuredPoint]) -> list[tuple[str, str, str, str, str, str]]:
-    """One row per parameter: value, 80 % interval, prior, bounds and what the points say about it."""
-    hosts = sorted({catalog_loader.hardware(p.hardware).host_cpu for p in points if p.usable})
-    spread = np.sqrt(np.diag(found.covariance))
-    rows = []
-    for param, free, sd in zip(parameters(hosts), found.free, spread, strict=True):
-        value = param.to_physical(float(free))
-        low, high = (param.to_physical(float(free + s * NORMAL_80 * sd)) for s in (-1, 1))
-        share = (value - param.low) / (param.high - param.low)
-        note = "not identifiable" if sd * PRIOR_WEIGHT > NOT_IDENTIFIABLE else ""
-        if share < 0.005 or share > 0.995:
-            note = "at its bound: the model may lack a mechanism"
-        name = param.name if param.host is None else f"{param.host}.{param.name}"
-        rows.append(
-            (
-                name,
-                f"{value:.4g}",
-                f"{low:.3g} .. {high:.3g}",
-                f"{param.prior:.4g}",
-                f"{param.low:g} .. {param.high:g}",
-                note,
-            )
-        )
-    return rows
+    return Fit(calibration, float(found.cost))
 
 
 def calibration_json(calibration: Calibration) -> str:
-    """The file form, rounded to what a fit can tell."""
+    """The file form, rounded to what a fit can tell, with rows of numbers on one line."""
 
     def rounded(value: object) -> object:
         if isinstance(value, float):
             return float(f"{value:.4g}")
         if isinstance(value, dict):
             return {k: rounded(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [rounded(v) for v in value]
         return value
 
-    return json.dumps(rounded(calibration.model_dump()), indent=1) + "\n"
+    text = json.dumps(rounded(calibration.model_dump(mode="json", exclude_none=True)), indent=1)
+    return re.sub(r"\[([-+\d.e,\s]+)\]", lambda row: f"[{' '.join(row[1].split())}]", text) + "\n"
