@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.calibrate import TRUST_SIGMA
+from planner.calibrate import TRUST_SIGMA, Parameter
 from planner.error_bands import error_bands, with_intervals
 from planner.folds import grouped_folds, platform_folds, siblings
 from planner.held_out import CrossValidation, FoldFit, HeldOut
@@ -49,8 +49,11 @@ def split_of(
     calibration: Calibration,
     cache: SimulationCache,
     on_stage: OnStage | None = None,
+    params: Sequence[Parameter] | None = None,
 ) -> Split:
     """Simulate the derivative of all errors at a calibration.
+
+    `params` defaults to all that the fit knows for the points' hosts.
 
     Raises:
         MissingData: no point can be compared.
@@ -59,7 +62,7 @@ def split_of(
     fitted = [p for p in usable if p.id not in calibration.left_out]
     if not fitted:
         raise MissingData("no point can be compared with a prediction; add measured DeepSeek-V4 points")
-    fit = linearise(fitted, calibration, cache, _stage(on_stage, "derivative"))
+    fit = linearise(fitted, calibration, cache, _stage(on_stage, "derivative"), params)
     return Split(fit, [p for p in usable if p.id in calibration.left_out])
 
 

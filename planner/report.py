@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from planner.held_out import HeldOut
+    from planner.story import Telling
     from planner.waterfall import Waterfall
 
 PARITY = {
@@ -118,6 +119,37 @@ def parity_picture(points: Sequence[HeldOut], name: str) -> dict[str, bytes]:
         axes.set(xscale="log", yscale="log", xlabel=f"measured {label}", ylabel=f"predicted {label}")
         axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", fontsize=7)
+    return _files(figure, name)
+
+
+def story_picture(telling: Telling, name: str) -> dict[str, bytes]:
+    """Two eras in the Pareto plane: measured points, our predictions of them, and public recipes."""
+    from planner.story import front
+
+    figure = _figure()
+    axes = figure.add_subplot()
+    chapter = telling.chapter
+    sides = ((chapter.before, telling.before, "search"), (chapter.after, telling.after, "front"))
+    for era, curves, colour in sides:
+        for kind, points, marker, line in (
+            ("measured", curves.measured, "o", "none"),
+            ("ours, same points", curves.same_points, "x", "-"),
+            ("ours, public recipes", curves.public, "+", ":"),
+        ):
+            shown = front(points) if line != "none" else points
+            axes.plot(
+                [p.user for p in shown],
+                [p.gpu for p in shown],
+                marker=marker,
+                linestyle=line,
+                color=COLOURS[colour],
+                label=f"{era.label}: {kind}",
+            )
+    if chapter.tokens_per_s_per_user is not None:
+        axes.axvline(chapter.tokens_per_s_per_user, color="black", linewidth=0.6, linestyle="--")
+    axes.set(xlabel="tok/s/user", ylabel="tok/s/GPU (input + output)", title=chapter.title, xscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
     return _files(figure, name)
 
 
