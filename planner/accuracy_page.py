@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Sequence
 
 from planner.accuracy import COVERAGE_RANGE, REPEAT_NOISE, Accuracy
+from planner.accuracy_picture import parity_picture
 from planner.accuracy_text import (
     CHECK_HEADER,
     COVERAGE_HEADER,
@@ -20,7 +21,6 @@ from planner.accuracy_text import (
 )
 from planner.held_out import CrossValidation
 from planner.markdown import markdown_table, section
-from planner.report import parity_picture
 from planner.residual_study import LOUD, gaps, slices
 from planner.text_table import percent
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 
+from planner.accuracy_picture import story_picture
 from planner.cross_validation import points_digest
 from planner.markdown import markdown_table, section
-from planner.report import story_picture
 from planner.story import CurvePoint, EraCurves, Telling
 from planner.text_table import number, percent
 from search_spaces.records import MeasuredPoint
