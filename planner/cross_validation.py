@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from planner.calibrate import TRUST_SIGMA, Parameter
+from planner.calibrate import TRUST_SIGMA
 from planner.error_bands import error_bands, with_intervals
 from planner.folds import grouped_folds, platform_folds, siblings
 from planner.held_out import CrossValidation, FoldFit, HeldOut
@@ -23,6 +23,7 @@ from search_spaces.errors import MissingData
 from search_spaces.records import MeasuredPoint
 from simulator.calibration import Calibration
 from simulator.intervals import band_groups
+from simulator.parameters import Parameter
 
 MOVED = 0.2
 """Logit units below which a parameter counts as unmoved."""

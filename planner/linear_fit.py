@@ -17,7 +17,6 @@ from planner.calibrate import (
     METRIC_SIGMA,
     PRIOR_WEIGHT,
     Floats,
-    Parameter,
     parameters,
     value_of,
     weighted_errors,
@@ -26,6 +25,7 @@ from planner.simulation_cache import SimulationCache, key_of, published
 from search_spaces import catalog_loader
 from search_spaces.records import MeasuredPoint
 from simulator.calibration import Calibration
+from simulator.parameters import Parameter
 
 STEP = 0.25
 """Finite difference to either side in logit units; wide, since simulations are stochastic step functions."""

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from planner.calibrate import PRIOR_WEIGHT, Floats, Parameter, parameter_named, value_of
+from planner.calibrate import PRIOR_WEIGHT, Floats, parameter_named, value_of
 from planner.linear_fit import LinearFit, covariance, information, parameter_name, with_values
 from planner.validation import lane_of
 from search_spaces.errors import MissingData
 from simulator.calibration import Calibration
+from simulator.parameters import Parameter
 from simulator.rng import stream
 from simulator.uncertainty import ParameterUncertainty, Posterior
 
