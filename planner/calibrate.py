@@ -1,4 +1,4 @@
-"""Fit the few physical parameters of the cost model to measured points.
+"""What is fitted to measured points, how errors weigh, and the file form of a calibration.
 
 Bounded parameters are fitted in logit space with Gaussian priors at their defaults and a robust loss on
 log errors, so that one wrong point cannot pull a parameter out of its physical range.
@@ -9,21 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from search_spaces import catalog_loader
-from search_spaces.errors import BadInput, Infeasible
+from search_spaces.errors import BadInput
 from search_spaces.records import MeasuredPoint
-from simulator.calibration import Calibration, HostCosts, load_calibration
+from simulator.calibration import Calibration, HostCosts
 from simulator.parameters import Parameter, parameter
-from simulator.simulate import metrics_of
-from simulator.world import Setting, run
+from simulator.world import Setting
 
 Floats = NDArray[np.float64]
 
@@ -89,21 +85,6 @@ def value_of(calibration: Calibration, param: Parameter) -> float:
     return float(getattr(owner, param.name))
 
 
-def build(params: Sequence[Parameter], free: Floats, name: str = "fit") -> Calibration:
-    """Calibration with these values; architectures, fitted to engine steps, stay, the rest is default."""
-    shared: dict[str, float] = {}
-    hosts: dict[str, dict[str, float]] = {}
-    for param, value in zip(params, free, strict=True):
-        target = shared if param.host is None else hosts.setdefault(param.host, {})
-        target[param.name] = param.to_physical(float(value))
-    return Calibration(
-        name=name,
-        hosts={h: HostCosts(**v) for h, v in hosts.items()},
-        architectures=load_calibration().architectures,
-        **shared,
-    )
-
-
 def setting_of(point: MeasuredPoint, calibration: Calibration) -> Setting:
     """What to simulate for a measured point."""
     assert point.recipe is not None and point.workload is not None
@@ -130,88 +111,10 @@ def weighted_errors(
     return np.array(found)
 
 
-def residuals(points: Sequence[MeasuredPoint], calibration: Calibration) -> Floats:
-    """`weighted_errors` of points simulated under a calibration."""
-    seen: dict[tuple[object, ...], dict[str, float] | None] = {}
-    predicted = []
-    for point in points:
-        assert point.recipe is not None
-        key = (point.recipe.digest, point.workload, point.stack)
-        if key not in seen:
-            try:
-                seen[key] = metrics_of(run(setting_of(point, calibration)))
-            except Infeasible:
-                seen[key] = None
-        raw = seen[key]
-        predicted.append(None if raw is None else point.as_published(raw))
-    return weighted_errors(points, predicted)
-
-
-@dataclass(frozen=True)
-class Fit:
-    """A calibration and what is left of the errors."""
-
-    calibration: Calibration
-    cost: float
-    """Half the robust cost, as the optimiser counts it."""
-
-
-_POINTS: list[MeasuredPoint] = []
-
-
-def _start(points: list[MeasuredPoint]) -> None:
-    _POINTS[:] = points
-
-
-def _evaluate(task: tuple[list[Parameter], Floats]) -> Floats:
-    return residuals(_POINTS, build(*task))
-
-
-def fit(
-    points: Sequence[MeasuredPoint],
-    workers: int = 2,
-    rounds: int = 6,
-    on_round: Callable[[int, float], None] | None = None,
-    step: float = 0.25,
-    start: Calibration | None = None,
-) -> Fit:
-    """Robust Gauss-Newton over the usable points, derivatives in parallel.
-
-    Args:
-        points: measured points; refused ones are skipped.
-        workers: processes.
-        rounds: derivative evaluations at most.
-        start: where to begin; None begins at the priors, which pull in either case.
-        on_round: called with round and cost.
-        step: finite difference in unbounded units; wide, since simulations are stochastic step functions.
-    """
-    usable = [p for p in points if p.usable]
-    hosts = sorted({catalog_loader.hardware(p.hardware).host_cpu for p in usable})
-    params = parameters(hosts)
-    prior = np.array([p.to_free(p.prior) for p in params])
-    begin = prior if start is None else np.array([p.to_free(value_of(start, p)) for p in params])
-    count = [0]
-    with ProcessPoolExecutor(workers, initializer=_start, initargs=(usable,)) as pool:
-
-        def value(free: Floats) -> Floats:
-            (data,) = pool.map(_evaluate, [(params, free)])
-            return np.concatenate([data, (free - prior) * PRIOR_WEIGHT])
-
-        def slope(free: Floats) -> Floats:
-            moved = free + step * np.eye(len(free))
-            base, *data = pool.map(_evaluate, [(params, x) for x in (free, *moved)])
-            columns = [(column - base) / step for column in data]
-            count[0] += 1
-            if on_round is not None:
-                on_round(count[0], float(np.median(np.abs(base))))
-            return np.concatenate([np.stack(columns, axis=1), np.eye(len(free)) * PRIOR_WEIGHT])
-
-        found = least_squares(value, begin, jac=slope, loss="soft_l1", max_nfev=rounds, x_scale=1.0)
-    ids = hashlib.sha256("\n".join(sorted(p.id for p in usable)).encode()).hexdigest()[:12]
-    calibration = build(params, found.x, "default").model_copy(
-        update={"data": f"{len(usable)} published points, sha256 of ids {ids}"}
-    )
-    return Fit(calibration, float(found.cost))
+def fitted_to(points: Sequence[MeasuredPoint]) -> str:
+    """What a calibration says about the points it was fitted to."""
+    ids = hashlib.sha256("\n".join(sorted(p.id for p in points)).encode()).hexdigest()[:12]
+    return f"{len(points)} published points, sha256 of ids {ids}"
 
 
 def calibration_json(calibration: Calibration) -> str:

@@ -82,6 +82,11 @@ def with_values(calibration: Calibration, params: Sequence[Parameter], free: Flo
     return calibration.model_copy(update={**shared, "hosts": {**calibration.hosts, **moved}, **cleared})
 
 
+def at_priors(calibration: Calibration, params: Sequence[Parameter]) -> Calibration:
+    """A calibration with these parameters at their priors."""
+    return with_values(calibration, params, np.array([p.to_free(p.prior) for p in params]))
+
+
 def linearise(
     points: Sequence[MeasuredPoint],
     calibration: Calibration,

@@ -1,4 +1,4 @@
-"""Refits without some of the points, starting from the linear form of the full fit."""
+"""Robust Gauss-Newton over simulated points: the full fit, and refits without some of the points."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from planner.calibrate import Floats, weighted_errors
 from planner.linear_fit import Flags, LinearFit, linearise, robust_cost, row_owners, solved, with_values
 from planner.simulation_cache import SimulationCache
+from search_spaces.records import MeasuredPoint
 from simulator.calibration import Calibration
 
 OnDone = Callable[[int, int], None]
@@ -93,3 +94,38 @@ def _descend(
             radius /= SHRINK
         free = solved(fit, rows, best, best_errors, radius)
     return best, best_cost
+
+
+def fitted(
+    points: Sequence[MeasuredPoint],
+    start: Calibration,
+    cache: SimulationCache,
+    rounds: int = 6,
+    evaluations: int = 3,
+    on_done: OnDone | None = None,
+    on_round: Callable[[int, float, float], None] | None = None,
+) -> Refit:
+    """Fit all points, a derivative per round, until a round no longer lowers the simulated cost.
+
+    Args:
+        points: usable points.
+        start: where to begin; the priors pull in any case.
+        cache: runs and remembers simulations, so that an interrupted fit goes on where it was.
+        rounds: derivatives at most.
+        evaluations: simulations of all points per round.
+        on_done: called with new simulations done and in all.
+        on_round: called with the round, the cost before it and after.
+    """
+    here, begun = start, float("nan")
+    for count in range(1, rounds + 1):
+        fit = linearise(points, here, cache, on_done)
+        rows = np.ones(len(fit.errors), dtype=bool)
+        before = robust_cost(fit.errors, fit.free, fit.prior)
+        begun = before if count == 1 else begun
+        free, cost = _descend(fit, solved(fit, rows, within=RADIUS), cache, evaluations, on_done)
+        if on_round is not None:
+            on_round(count, before, min(cost, before))
+        if cost >= before:
+            break
+        here = with_values(here, fit.params, free)
+    return Refit(here, fit.free if cost >= before else free, begun, min(cost, before))

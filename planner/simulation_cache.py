@@ -183,8 +183,8 @@ class SimulationCache:
             for key, found in batch
         ]
         with self._file.open("a") as file:
-            # Each record begins a line, so that one torn by a kill does not spoil the next.
-            file.write("\n".join(["", *lines]))
+            # A record begins and ends a line, so that one torn by a kill spoils no other.
+            file.write("\n".join(["", *lines, ""]))
 
 
 def published(point: MeasuredPoint, found: Mapping[str, float] | None) -> Metrics:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,24 +84,49 @@ def _left_out(points: list[Any], patterns: tuple[str, ...]) -> list[str]:
 
 
 def _fit(points: list[Any], start: Any, options: dict[str, Any]) -> Any:
-    from planner.calibrate import fit
-    from planner.validation import num_cores
+    """The calibration fitted to all points but those left out."""
+    from planner.calibrate import fitted_to, parameters
+    from planner.cross_validation import comparable
+    from planner.linear_fit import at_priors, host_of
+    from planner.refit import fitted
     from search_spaces.errors import MissingData
 
-    usable = [p for p in points if p.usable and p.measured and p.id not in start.left_out]
+    usable = [p for p in comparable(points) if p.id not in start.left_out]
     if not usable:
         raise MissingData(
             f"{options['points']}: no point can be compared with a prediction; add measured points"
         )
+    if options["from_priors"]:
+        start = at_priors(start, parameters(sorted({host_of(p) for p in usable})))
 
-    def on_round(count: int, error: float) -> None:
+    def on_round(count: int, before: float, after: float) -> None:
         click.echo(
-            f"round {count} of at most {options['rounds']}: median weighted error {error:.2f}", err=True
+            f"round {count} of at most {options['rounds']}: robust cost {before:.1f} to {after:.1f}", err=True
         )
 
-    begin = None if options["from_priors"] else start
-    found = fit(usable, options["workers"] or num_cores(), options["rounds"], on_round, start=begin)
-    return found.calibration.model_copy(update={"left_out": start.left_out})
+    with _stages(options) as (cache, on_stage):
+        found = fitted(
+            usable,
+            start,
+            cache,
+            options["rounds"],
+            on_done=lambda done, total: on_stage("fit", done, total),
+            on_round=on_round,
+        )
+    return found.calibration.model_copy(update={"data": fitted_to(usable)})
+
+
+@contextmanager
+def _stages(options: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """The cache of simulations, and a progress callback."""
+    from planner.progress import stages
+    from planner.simulation_cache import SimulationCache, default_folder
+    from planner.validation import num_cores
+
+    folder = Path(options["cache"]) if options["cache"] else default_folder()
+    cache = SimulationCache(folder, options["workers"] or num_cores())
+    with stages("calibrate", folder) as on_stage:
+        yield cache, on_stage
 
 
 def _with_uncertainty(points: list[Any], fitted: Any, options: dict[str, Any]) -> Any:
@@ -107,14 +134,9 @@ def _with_uncertainty(points: list[Any], fitted: Any, options: dict[str, Any]) -
     from planner.cross_validation import cross_validate, split_of
     from planner.error_bands import error_bands
     from planner.posterior import posterior
-    from planner.progress import stages
-    from planner.simulation_cache import SimulationCache, default_folder
-    from planner.validation import num_cores
 
-    folder = Path(options["cache"]) if options["cache"] else default_folder()
-    cache = SimulationCache(folder, options["workers"] or num_cores())
     bands = None
-    with stages("calibrate", folder) as on_stage:
+    with _stages(options) as (cache, on_stage):
         split = split_of(points, fitted, cache, on_stage)
         if options["bands"]:
             found = cross_validate(split, cache, options["folds"], on_stage=on_stage)

@@ -14,7 +14,7 @@ from planner.cross_validation import NEVER, cross_validate, split_of
 from planner.folds import grouped_folds, siblings
 from planner.linear_fit import LinearFit, covariance, linearise, solved, with_values
 from planner.posterior import draws, posterior
-from planner.refit import refit
+from planner.refit import fitted, refit
 from planner.residual_study import gaps, slices
 from planner.simulation_cache import SimulationCache
 from planner.validation import THROUGHPUT
@@ -130,6 +130,17 @@ def test_a_wrong_group_does_not_bend_its_own_refit(points, cache):
     assert abs(again.decode_slowdown - TRUTH.decode_slowdown) < 0.3 * (
         full.decode_slowdown - TRUTH.decode_slowdown
     )
+
+
+def test_a_fit_from_elsewhere_finds_the_truth_and_stops(points, cache, monkeypatch):
+    monkeypatch.setattr("planner.linear_fit.parameters", lambda hosts: PARAMS)
+    told = []
+    away = TRUTH.model_copy(update={"decode_slowdown": 0.95, "prefill_slowdown": 1.02})
+    found = fitted(points, away, cache, rounds=5, on_round=lambda *row: told.append(row))
+    assert found.cost < 0.1 * found.cost_before
+    assert found.calibration.decode_slowdown == pytest.approx(TRUTH.decode_slowdown, abs=0.01)
+    assert [row[0] for row in told] == list(range(1, len(told) + 1)) and len(told) < 6
+    assert all(after <= before for _, before, after in told)
 
 
 def test_the_full_fit_is_never_the_answer_of_a_fold(split, cache):
