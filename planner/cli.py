@@ -27,6 +27,7 @@ COMMANDS = {
     "explain": LazyCommand("planner.commands.explain", "Show a recipe's memory, limits and overrides."),
     "plan": LazyCommand("planner.commands.plan", "Search the best recipes for a model on a platform."),
     "waterfall": LazyCommand("planner.commands.waterfall", "Show what each engine optimisation contributes."),
+    "story": LazyCommand("planner.commands.story", "Write how serving got faster, measured and simulated."),
     "validate": LazyCommand("planner.commands.validate", "Compare predictions with measured points."),
     "calibrate": LazyCommand("planner.commands.calibrate", "Fit the model's parameters to measured points."),
     "export": LazyCommand(

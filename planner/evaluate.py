@@ -42,10 +42,9 @@ class Bench:
     def digest(self) -> str:
         """Hash of everything a prediction depends on besides recipe and concurrency."""
         text = "".join(
-            part.model_dump_json()
-            for part in (self.model, self.hardware, self.stack, self.calibration, self.workload.at(1))
+            part.model_dump_json() for part in (self.model, self.hardware, self.stack, self.workload.at(1))
         )
-        return hashlib.sha256(f"{text}{self.seed}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{text}{self.calibration.digest}{self.seed}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -111,9 +110,14 @@ ORPHAN_CHECK_S = 1.0
 """How often a worker looks whether the process that started it is still there."""
 
 
-def _start(bench: Bench) -> None:
+def start_worker() -> None:
+    """First act of a worker process: leave Ctrl-C to its parent, and end when that is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _start(bench: Bench) -> None:
+    start_worker()
     _BENCH[:] = [bench]
 
 

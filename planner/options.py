@@ -114,6 +114,14 @@ def calibration_option(command: F) -> F:
     )(command)
 
 
+def cache_option(command: F) -> F:
+    """`--cache`."""
+    return click.option(
+        "--cache", type=click.Path(file_okay=False), metavar="DIR",
+        help="Where simulations are kept, to go on after Ctrl-C.  [~/.cache/servecast]",
+    )(command)  # fmt: skip
+
+
 def json_option(command: F) -> F:
     """`--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")(

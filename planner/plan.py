@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from planner.dispatch import Segment, merged, regret_by_count, regrets, segment
 from planner.evaluate import Bench, Evaluator, Outcome
 from planner.plan_types import EvaluatedPoint, PlanRequest, PlanResult, PublicComparison
+from planner.risk import Lead, judged, lead, score
 from planner.screen import Candidate, meets, objective_value, slo_misses, usable
 from planner.search import Search
 from search_spaces import catalog_loader
@@ -23,6 +24,7 @@ from search_spaces.recipe import Recipe
 from search_spaces.space import SearchSpace, load_spaces
 from search_spaces.workload import Workload
 from simulator.calibration import load_calibration
+from simulator.intervals import intervals
 
 DEFAULT_CONCURRENCIES = (1, 4, 16, 64, 256, 1024, 4096)
 """Loads to plan for where no public recipe says which matter."""
@@ -37,6 +39,7 @@ class _Chosen:
     candidate: Candidate
     outcome: Outcome
     public: tuple[Recipe, Outcome] | None
+    lead: Lead | None = None
 
 
 def bench_of(request: PlanRequest) -> Bench:
@@ -172,7 +175,7 @@ def _choose(
 ) -> _Chosen | str:
     """The best recipe at a load: not worse than the public one on either axis, best by objective."""
     evaluator = search.evaluator
-    good, nearest = _eligible(request, evaluator, load, found, points)
+    good, nearest = _eligible(request, search, load, found, points)
     if not good:
         return nearest
     good.sort(key=lambda item: -item[0])
@@ -197,26 +200,33 @@ def _choose(
     pool = [
         c
         for c in finalists.values()
-        if usable(full[c.recipe.digest]) and meets(request.slo, full[c.recipe.digest].metrics)
+        if usable(full[c.recipe.digest])
+        and meets(request.slo, judged(request, search.bench, full[c.recipe.digest], c.recipe, load).metrics)
     ]
     if reference is not None and usable(full[reference.recipe.digest]):
         pool = [c for c in pool if _not_worse(full[c.recipe.digest], full[reference.recipe.digest])]
     if not pool:
         return "the SLO is met in short runs only; relax it slightly"
-    best = max(pool, key=lambda c: objective_value(full[c.recipe.digest], c.recipe, request.objective))
+    ranked = sorted(
+        ((score(request, search.bench, full[c.recipe.digest], c.recipe, load), c) for c in pool),
+        key=lambda item: -item[0],
+    )
+    best, ahead = ranked[0][1], None
+    if len(ranked) > 1:
+        ahead = lead(request, search.bench, ranked[0][0], ranked[1][0], ranked[1][1].recipe.topology)
     beside = (reference.recipe, full[reference.recipe.digest]) if reference is not None else None
-    return _Chosen(best, full[best.recipe.digest], beside)
+    return _Chosen(best, full[best.recipe.digest], beside, ahead)
 
 
 def _eligible(
     request: PlanRequest,
-    evaluator: Evaluator,
+    search: Search,
     load: int,
     found: dict[str, Candidate],
     points: dict[tuple[str, int], EvaluatedPoint],
 ) -> tuple[list[tuple[float, Candidate]], str]:
     """Objective and candidate of what runs and meets the SLO in short runs, and the nearest miss."""
-    short = list(evaluator.map([(c.recipe, load, True) for c in found.values()]))
+    short = list(search.evaluator.map([(c.recipe, load, True) for c in found.values()]))
     good: list[tuple[float, Candidate]] = []
     misses: list[tuple[float, str]] = []
     for candidate, (_, _, outcome) in zip(found.values(), short, strict=True):
@@ -224,9 +234,10 @@ def _eligible(
             misses.append((9e9, outcome.infeasible))
             continue
         points[candidate.recipe.digest, load] = _point(candidate, load, outcome)
-        broken = slo_misses(request.slo, outcome.metrics)
+        seen = judged(request, search.bench, outcome, candidate.recipe, load)
+        broken = slo_misses(request.slo, seen.metrics)
         if usable(outcome) and not broken:
-            good.append((objective_value(outcome, candidate.recipe, request.objective), candidate))
+            good.append((objective_value(seen, candidate.recipe, request.objective), candidate))
         elif broken:
             worst = max(broken, key=lambda name: broken[name])
             misses.append(
@@ -257,12 +268,21 @@ def _point(candidate: Candidate, load: int, outcome: Outcome) -> EvaluatedPoint:
     )
 
 
-def predicted(load: int, outcome: Outcome) -> PredictedMetrics:
-    """The record form of an outcome."""
+def predicted(
+    load: int, outcome: Outcome, recipe: Recipe, bench: Bench, ahead: Lead | None = None
+) -> PredictedMetrics:
+    """The record form of an outcome, with its 80 % intervals and its lead over the next recipe."""
     names = ("total_tokens_per_s_per_gpu", "output_tokens_per_s_per_gpu", "tokens_per_s_per_user")
     times = ("median_tpot_ms", "mean_tpot_ms", "median_ttft_ms", "mean_ttft_ms")
     values = {name: outcome.metrics[name] for name in (*names, *times)}
-    return PredictedMetrics(concurrency=load, limit=outcome.limit, **values)
+    ends = {
+        f"{name}_{end}": getattr(interval, end)
+        for name, interval in intervals(values, recipe, load, bench.stack, bench.calibration).items()
+        for end in ("low", "high")
+    }
+    if ahead is not None:
+        ends |= {"runner_up": ahead.runner_up, "lead": ahead.fraction, "tie": ahead.within_noise}
+    return PredictedMetrics.model_validate({"concurrency": load, "limit": outcome.limit, **values, **ends})
 
 
 def _scores(
@@ -290,8 +310,9 @@ def _scores(
     for (row, column, _, _), (_, _, outcome) in zip(tasks, results, strict=True):
         outcomes[row, column] = outcome
     for (row, column), outcome in outcomes.items():
-        if usable(outcome) and meets(request.slo, outcome.metrics):
-            scores[row, column] = objective_value(outcome, recipes[row].recipe, request.objective)
+        seen = judged(request, search.bench, outcome, recipes[row].recipe, loads[column])
+        if usable(outcome) and meets(request.slo, seen.metrics):
+            scores[row, column] = objective_value(seen, recipes[row].recipe, request.objective)
     for column, load in enumerate(loads):
         own = _row_of(recipes, chosen[load])
         # The choice at a load was made on full runs and both axes; short runs of others do not overrule it.
@@ -323,7 +344,14 @@ def _table(
                 max_concurrency=loads[part.last],
                 recipe=recipes[part.recipe].recipe,
                 predictions=tuple(
-                    predicted(loads[i], outcomes[part.recipe, i]) for i in range(part.first, part.last + 1)
+                    predicted(
+                        loads[i],
+                        outcomes[part.recipe, i],
+                        recipes[part.recipe].recipe,
+                        search.bench,
+                        chosen[loads[i]].lead if _row_of(recipes, chosen[loads[i]]) == part.recipe else None,
+                    )
+                    for i in range(part.first, part.last + 1)
                 ),
                 regret=part.regret,
             )
@@ -345,6 +373,7 @@ def _table(
             "calibration": bench.calibration.name,
             "calibration_data": bench.calibration.data,
             "objective": request.objective,
+            "risk": request.risk,
             "seed": str(request.seed),
         },
     )

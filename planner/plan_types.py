@@ -24,6 +24,8 @@ class PlanRequest(Noun):
     """Loads; empty takes those of the public recipes."""
     slo: Slo = Field(default_factory=Slo)
     objective: str = Field(default="balanced", pattern="^(balanced|throughput|interactivity)$")
+    risk: str = Field(default="expected", pattern="^(expected|lower)$")
+    """Whether recipes are compared by what is expected or by the worse end of the 80 % interval."""
     mtp: bool = True
     """Whether drafting may be used."""
     stack: str = catalog_loader.DEFAULT_STACK

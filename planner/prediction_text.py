@@ -8,6 +8,13 @@ from search_spaces.workload import Workload
 from simulator.simulate import Prediction, RoleUse
 from simulator.world import Setting
 
+INTERVAL_NAMES = {
+    "total_tokens_per_s_per_gpu": "total tok/s/GPU",
+    "output_tokens_per_s_per_gpu": "output tok/s/GPU",
+    "tokens_per_s_per_user": "tok/s/user",
+    "median_tpot_ms": "median TPOT ms",
+    "median_ttft_ms": "median TTFT ms",
+}
 SHOWN_FRACTION = 0.0005
 """Smaller shares of blocked time round to 0.0 % and are left out."""
 
@@ -18,12 +25,14 @@ def prediction_text(prediction: Prediction, setting: Setting) -> str:
         _head(setting),
         _headline(prediction),
         _latencies(prediction),
+        _intervals(prediction),
         _limit(prediction),
         _stages(prediction),
         _roles(prediction.roles),
         *_breakdown(prediction),
         _ceiling(prediction),
     ]
+    parts = [part for part in parts if part]
     if prediction.warnings:
         parts.append("Warnings\n" + "\n".join(f"  - {text}" for text in prediction.warnings))
     return "\n\n".join(parts)
@@ -78,6 +87,25 @@ def _latencies(prediction: Prediction) -> str:
         for name in ("ttft", "tpot", "e2e")
     ]
     return "Latency\n" + table(rows, ("ms", *kinds))
+
+
+def _intervals(prediction: Prediction) -> str:
+    """80 % intervals, and what parameters and seeds alone contribute; empty without error bands."""
+    if not prediction.intervals:
+        return ""
+    rows = []
+    for name, interval in prediction.intervals.items():
+        spread = prediction.spread.get(name)
+        rows.append(
+            (
+                INTERVAL_NAMES[name],
+                f"{number(interval.low)} to {number(interval.high)}",
+                "-" if spread is None else f"+-{percent(spread.parameters)}",
+                "-" if spread is None else f"+-{percent(spread.seeds)}",
+            )
+        )
+    header = ("four in five such deployments measure", "80 %", "parameters alone", "seeds alone")
+    return "Intervals, from errors on points that the fit had not seen\n" + table(rows, header)
 
 
 def _limit(prediction: Prediction) -> str:

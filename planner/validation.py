@@ -6,7 +6,6 @@ An error is predicted / measured - 1, so that a positive one overestimates.
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import math
 import os
 import signal
@@ -279,12 +278,11 @@ def report(
     rows = [compare(p, outcomes[setting_key(p)] if p.usable else None) for p in points]
     compared = [row for row in rows if row.status != "refused"]
     lanes = sorted({row.lane for row in compared if row.lane})
-    digest = hashlib.sha256(calibration.model_dump_json().encode()).hexdigest()[:16]
     return ValidationReport(
         points=rows,
         summary=[summarize(lane, [row for row in compared if row.lane == lane]) for lane in lanes],
         overall=summarize("all", compared),
-        calibration=CalibrationId(name=calibration.name, digest=digest),
+        calibration=CalibrationId(name=calibration.name, digest=calibration.digest),
     )
 
 

@@ -12,6 +12,11 @@ from search_spaces.recipe import Recipe
 from search_spaces.workload import Slo
 
 SCHEMA_VERSION = 1
+INTERVALS = (
+    "total_tokens_per_s_per_gpu", "output_tokens_per_s_per_gpu", "tokens_per_s_per_user", "median_tpot_ms",
+    "median_ttft_ms",
+)  # fmt: skip
+"""Metrics that may carry an interval."""
 
 
 class PredictedMetrics(Noun):
@@ -31,10 +36,23 @@ class PredictedMetrics(Noun):
     total_tokens_per_s_per_gpu_high: float | None = Field(default=None, ge=0)
     median_tpot_ms_low: float | None = Field(default=None, ge=0)
     median_tpot_ms_high: float | None = Field(default=None, ge=0)
+    output_tokens_per_s_per_gpu_low: float | None = Field(default=None, ge=0)
+    output_tokens_per_s_per_gpu_high: float | None = Field(default=None, ge=0)
+    tokens_per_s_per_user_low: float | None = Field(default=None, ge=0)
+    tokens_per_s_per_user_high: float | None = Field(default=None, ge=0)
+    median_ttft_ms_low: float | None = Field(default=None, ge=0)
+    median_ttft_ms_high: float | None = Field(default=None, ge=0)
+    """Ends of 80 % intervals: four in five deployments like this one measure within."""
+    runner_up: str | None = None
+    """Topology of the next best recipe at this concurrency, where there was one."""
+    lead: float | None = None
+    """Objective over the runner-up's, minus one."""
+    tie: bool = False
+    """Whether that lead is within what two recipes' prediction errors differ by."""
 
     @model_validator(mode="after")
     def _intervals(self) -> PredictedMetrics:
-        for name in ("total_tokens_per_s_per_gpu", "median_tpot_ms"):
+        for name in INTERVALS:
             low, high = getattr(self, f"{name}_low"), getattr(self, f"{name}_high")
             if (low is None) != (high is None):
                 raise ValueError(f"{name}_low={low}, {name}_high={high}: give both ends or neither")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,10 @@ from pydantic import Field
 from search_spaces.base import Noun
 from search_spaces.catalog_loader import catalog_root
 from search_spaces.errors import BadInput
+from simulator.uncertainty import ErrorBands, Posterior
+
+STATEMENTS = {"data", "left_out", "posterior", "error_bands"}
+"""Fields that say something about the values and decide nothing."""
 
 
 class HostCosts(Noun):
@@ -131,6 +136,17 @@ class Calibration(Noun):
     """Share of link bandwidth that a KV transfer reaches."""
     data: str = ""
     """What the values were fitted to."""
+    left_out: tuple[str, ...] = Field(default=(), max_length=1000)
+    """Ids of usable points that the fit did not use."""
+    posterior: Posterior | None = None
+    """How certain the values are, where that was worked out."""
+    error_bands: ErrorBands | None = None
+    """How far predictions were from points that the fit had not seen."""
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits over what decides a prediction; statements about it do not count."""
+        return hashlib.sha256(self.model_dump_json(exclude=STATEMENTS).encode()).hexdigest()[:16]
 
     def host(self, kind: str) -> HostCosts:
         """Costs of one kind of host; defaults where none were fitted."""

@@ -37,6 +37,10 @@ EXAMPLE = example(
     "--objective", type=click.Choice(["balanced", "throughput", "interactivity"]), default="balanced",
     show_default=True, help="What decides between recipes that meet the SLO at one load.",
 )  # fmt: skip
+@click.option(
+    "--risk", type=click.Choice(["expected", "lower"]), default="expected", show_default=True,
+    help="Judge recipes by what is expected, or by the worse end of the 80 % interval.",
+)  # fmt: skip
 @click.option("--mtp/--no-mtp", default=True, show_default=True, help="Whether drafting may be used.")
 @click.option("--stack", default="june", show_default=True, metavar="NAME", help="Engine build.")
 @click.option(
@@ -105,7 +109,7 @@ def command(**options: Any) -> None:
 def _request(options: dict[str, Any]) -> dict[str, Any]:
     same = (
         "model", "hardware", "num_gpus", "isl", "osl", "random_range_ratio", "concurrencies", "objective",
-        "mtp", "stack", "max_recipes", "trials", "keep", "seed", "calibration",
+        "risk", "mtp", "stack", "max_recipes", "trials", "keep", "seed", "calibration",
     )  # fmt: skip
     slo = {
         "max_median_ttft_ms": options["max_ttft_ms"],

@@ -34,6 +34,10 @@ EXAMPLE = example(
     "--explain/--no-explain", default=True, show_default=True,
     help="Rerun with each resource relieved by a tenth, and break steps into components.",
 )  # fmt: skip
+@click.option(
+    "--draws", type=click.IntRange(min=0), metavar="N",
+    help="Posterior draws, and seeds, to simulate for the spread.  [what takes about 3 s, at most 4]",
+)  # fmt: skip
 @json_option
 def command(**options: Any) -> None:
     """Predict throughput and latency of one recipe under one load, and say what limits it.
@@ -74,7 +78,7 @@ def command(**options: Any) -> None:
         load_calibration(options["calibration"]),
         options["seed"],
     )
-    prediction = _predict(setting, options["explain"])
+    prediction = _predict(setting, options["explain"], options["draws"])
     if options["as_json"]:
         click.echo(prediction.model_dump_json(indent=2))
     else:
@@ -82,11 +86,13 @@ def command(**options: Any) -> None:
         click.echo(f"simulated in {prediction.wall_s:.1f} s of processor time", err=True)
 
 
-def _predict(setting: Any, explain: bool) -> Any:
+def _predict(setting: Any, explain: bool, draws: int | None) -> Any:
     """Predict with a progress bar where stderr is a terminal."""
     from tqdm import tqdm
 
+    from planner.spread import default_draws, with_spread
     from simulator.simulate import predict
 
     with tqdm(total=100, unit="%", desc="simulate", leave=False, disable=None) as bar:
-        return predict(setting, explain, lambda share: bar.update(int(100 * share) - bar.n))
+        found = predict(setting, explain, lambda share: bar.update(int(100 * share) - bar.n))
+    return with_spread(found, setting, default_draws(setting) if draws is None else draws)
