@@ -27,7 +27,7 @@ from simulator.world import Setting, run
 
 KEPT = (
     "total_tokens_per_s_per_gpu", "output_tokens_per_s_per_gpu", "tokens_per_s_per_user", "median_tpot_ms",
-    "mean_tpot_ms", "median_ttft_ms", "mean_ttft_ms",
+    "mean_tpot_ms", "median_ttft_ms", "mean_ttft_ms", "mean_e2e_ms", "duration_s",
 )  # fmt: skip
 """Metrics that are remembered."""
 DESCRIBING = {"simulate.py", "uncertainty.py", "intervals.py"}
