@@ -56,7 +56,8 @@ def bench_of(request: PlanRequest) -> Bench:
 
 def spaces_of(request: PlanRequest, given: Sequence[SearchSpace] = ()) -> list[SearchSpace]:
     """Search spaces of the request, without drafting where it is not allowed."""
-    spaces = given or load_spaces(catalog_loader.hardware(request.hardware).name)
+    model = catalog_loader.model(request.model).name
+    spaces = given or load_spaces(catalog_loader.hardware(request.hardware).name, model)
     return [s if request.mtp else s.model_copy(update={"mtp_steps": (0,)}) for s in spaces]
 
 

@@ -20,6 +20,7 @@ from planner.evaluate import Bench, Evaluator, Outcome
 from planner.screen import Candidate, Tally, lawful, lawful_candidate, screen, usable
 from search_spaces.recipe import Recipe
 from search_spaces.space import SearchSpace
+from search_spaces.space_points import Site, locate
 from search_spaces.workload import Slo
 
 logging.getLogger("optuna").setLevel(logging.WARNING)
@@ -106,7 +107,7 @@ class Search:
         study = self.study(concurrency)
         screened, tally = self._screening.pop(concurrency).result()
         self.tally.add(tally)
-        first = [Candidate(r, "public") for r in self.public_at(concurrency)] + screened
+        first = [self._located(r, concurrency) for r in self.public_at(concurrency)] + screened
         found = {c.recipe.digest: c for c in first}
         outcomes = self.evaluator.map([(c.recipe, concurrency, True) for c in found.values()])
         for candidate, (_, _, outcome) in zip(list(found.values()), outcomes, strict=True):
@@ -114,6 +115,15 @@ class Search:
             on_trial()
         self._sample(study, concurrency, budget, found, on_trial)
         return found
+
+    def _located(self, recipe: Recipe, concurrency: int) -> Candidate:
+        """A public recipe with its point in the space, from which the sampler breeds."""
+        site = Site(self.bench.model, self.bench.hardware, self.bench.workload.at(concurrency))
+        for space in self.spaces:
+            point, lacking = locate(space, recipe, site)
+            if not lacking:
+                return Candidate(recipe, "public", point, space.name)
+        return Candidate(recipe, "public")
 
     def public_at(self, concurrency: int) -> list[Recipe]:
         """Public recipes dispatched at a concurrency, and those whose range encloses it, that are lawful."""
@@ -175,7 +185,7 @@ class Search:
         params: dict[str, Any] = {}
         distributions: dict[str, Any] = {}
         if candidate.point:
-            space = next(s for s in self.spaces if candidate.recipe.source.endswith(s.name))
+            space = next(s for s in self.spaces if s.name == candidate.space)
             everything = self._distributions()
             params = {"space": space.name}
             params |= {

@@ -49,6 +49,7 @@ EXAMPLE = example(
     metavar="K",
     help="Most rows of the table, chosen for least regret.  [each load's own recipe]",
 )
+@click.option("--space", metavar="FILE", help="Search spaces of your own instead of the shipped ones.")
 @click.option("--trials", type=int, default=16, show_default=True, help="Sampler trials per load.")
 @click.option("--keep", type=int, default=24, show_default=True, help="Screened recipes simulated per load.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of simulation and sampler.")
@@ -68,13 +69,17 @@ def command(**options: Any) -> None:
 
     from tqdm import tqdm
 
+    from engine_adapter.yaml_files import parse_yaml, read_text
     from planner.file_writer import write_files
     from planner.plan import plan
     from planner.plan_files import plan_files
     from planner.plan_text import plan_text
     from planner.plan_types import PlanRequest
+    from search_spaces.space import spaces_in
 
     request = PlanRequest.parse(_request(options), "plan")
+    own = options["space"]
+    spaces = spaces_in(parse_yaml(read_text(own), own), own) if own else ()
     out = Path(options["out"])
     bar = tqdm(desc="plan", unit="trial", leave=False, disable=None)
 
@@ -84,7 +89,7 @@ def command(**options: Any) -> None:
         bar.update(done - bar.n)
 
     try:
-        result = plan(request, out, options["workers"], on_step)
+        result = plan(request, out, options["workers"], on_step, spaces)
     except KeyboardInterrupt:
         click.echo(f"stopped; the same command goes on from {out}", err=True)
         raise
