@@ -10,12 +10,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.dispatch import Segment, merged, regret_by_count, regrets, segment
+from planner.comparisons import comparisons
+from planner.dispatch import Segment, merged, regret_by_count, regrets, segment, segment_for_traffic
 from planner.evaluate import Bench, Evaluator, Outcome
-from planner.plan_types import EvaluatedPoint, PlanRequest, PlanResult, PublicComparison
+from planner.plan_types import EvaluatedPoint, PlanRequest, PlanResult
 from planner.risk import Lead, judged, lead, score
 from planner.screen import Candidate, meets, objective_value, slo_misses, usable
 from planner.search import Search
+from planner.switching import (
+    boundary_crossings,
+    crossing_costs,
+    latency_s,
+    traffic_weights,
+    with_switching,
+)
 from search_spaces import catalog_loader
 from search_spaces.dispatch import DispatchRow, DispatchTable, PredictedMetrics
 from search_spaces.errors import Infeasible
@@ -162,7 +170,7 @@ def _conclude(
             "journals_set_aside": search.journals_set_aside,
         },
         points=list(points.values()),
-        comparisons=_comparisons(chosen),
+        comparisons=comparisons(chosen),
         skipped=skipped,
     )
 
@@ -331,7 +339,13 @@ def _table(
     loads = list(chosen)
     scores, recipes, outcomes = _scores(request, search, chosen)
     lost = regrets(scores)
-    if request.max_recipes is None:
+    weights = traffic_weights(loads, request.traffic)
+    if request.traffic or request.switches_per_hour:
+        latencies = _latencies(request, loads, outcomes, len(recipes))
+        costs = crossing_costs([c.recipe for c in recipes], latencies, request.warmup_s)
+        crossings = boundary_crossings(weights, request.switches_per_hour)
+        parts = segment_for_traffic(lost, request.max_recipes or len(loads), weights, costs, crossings)
+    elif request.max_recipes is None:
         own = [_row_of(recipes, pick) for pick in chosen.values()]
         parts = merged([Segment(i, i, row, float(lost[row, i])) for i, row in enumerate(own)])
     else:
@@ -369,29 +383,32 @@ def _table(
         num_gpus=request.num_gpus,
         rows=tuple(rows),
         max_regret=max(p.regret for p in parts),
-        mean_regret=float(np.mean([lost[p.recipe, i] for p in parts for i in range(p.first, p.last + 1)])),
+        mean_regret=_mean_regret(lost, parts, weights),
+        traffic=request.traffic,
         provenance={
             "calibration": bench.calibration.name,
             "calibration_data": bench.calibration.data,
             "objective": request.objective,
             "risk": request.risk,
             "seed": str(request.seed),
+            "hysteresis": str(request.hysteresis),
+            "warmup_s": f"{request.warmup_s} (given, not predicted)",
         },
     )
-    return table, regret_by_count(lost)
+    return with_switching(table, request.hysteresis, request.warmup_s), regret_by_count(lost)
 
 
-def _comparisons(chosen: dict[int, _Chosen]) -> list[PublicComparison]:
-    return [
-        PublicComparison(
-            concurrency=load,
-            public=pick.public[0].name,
-            recommended=pick.candidate.recipe.name,
-            public_tokens_per_s_per_gpu=pick.public[1].throughput,
-            recommended_tokens_per_s_per_gpu=pick.outcome.throughput,
-            public_tokens_per_s_per_user=pick.public[1].interactivity,
-            recommended_tokens_per_s_per_user=pick.outcome.interactivity,
-        )
-        for load, pick in chosen.items()
-        if pick.public is not None
-    ]
+def _mean_regret(lost: NDArray[np.float64], parts: Sequence[Segment], weights: NDArray[np.float64]) -> float:
+    own = [lost[p.recipe, i] for p in parts for i in range(p.first, p.last + 1)]
+    return float(np.average(own, weights=weights))
+
+
+def _latencies(
+    request: PlanRequest, loads: Sequence[int], outcomes: dict[tuple[int, int], Outcome], count: int
+) -> list[float]:
+    """Mean latency of a request at the highest load that each recipe was simulated at, seconds."""
+    found = []
+    for row in range(count):
+        able = [(i, o) for (r, i), o in sorted(outcomes.items()) if r == row and not o.infeasible]
+        found.append(latency_s([predicted(loads[i], o) for i, o in able], request.osl))
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from planner.plan_types import PlanResult
+from planner.switching_text import switching_text
 from planner.text_table import number, percent, table
 from search_spaces.dispatch import PredictedMetrics
 from search_spaces.units import seconds_from_ms
@@ -48,7 +49,14 @@ def plan_text(result: PlanResult) -> str:
         "lead",
         "limit",
     )
-    parts = [head, table(rows, header), _regret(result), _counts(result), _public(result)]
+    parts = [
+        head,
+        table(rows, header),
+        switching_text(plan),
+        _regret(result),
+        _counts(result),
+        _public(result),
+    ]
     if result.skipped:
         parts.append(
             "Concurrencies without a recipe:\n"
