@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.cluster import cluster_executor
 from planner.comparisons import comparisons
 from planner.dispatch import Segment, merged, regret_by_count, regrets, segment, segment_for_traffic
 from planner.evaluate import Bench, Evaluator, Outcome
@@ -17,6 +18,7 @@ from planner.plan_types import EvaluatedPoint, PlanRequest, PlanResult
 from planner.risk import Lead, judged, lead, score
 from planner.screen import Candidate, meets, objective_value, slo_misses, usable
 from planner.search import Search
+from planner.shared_study import storage_for
 from planner.switching import (
     boundary_crossings,
     crossing_costs,
@@ -83,6 +85,8 @@ def plan(
     workers: int | None = None,
     on_step: Callable[[str, int, int], None] | None = None,
     spaces: Sequence[SearchSpace] = (),
+    storage: str | None = None,
+    cluster: str | None = None,
 ) -> PlanResult:
     """Search, choose and tabulate.
 
@@ -92,6 +96,8 @@ def plan(
         workers: processes; None takes all cores.
         on_step: called with a label, steps done and steps in all.
         spaces: own search spaces instead of the shipped ones.
+        storage: URL of a storage through which other processes work on the same studies.
+        cluster: URL of a cluster that simulates instead of processes here.
 
     Raises:
         BadInput: unknown names.
@@ -106,7 +112,9 @@ def plan(
     loads = concurrencies_of(request, public)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    evaluator = Evaluator(bench, out and out / "predictions.jsonl", workers or os.cpu_count() or 1)
+    shared = storage_for(storage) if storage else None
+    pool = cluster_executor(cluster) if cluster else None
+    evaluator = Evaluator(bench, out and out / "predictions.jsonl", workers or os.cpu_count() or 1, pool)
     search = Search(
         bench,
         spaces_of(request, spaces),
@@ -117,6 +125,7 @@ def plan(
         request.slo,
         request.objective,
         request.seed,
+        shared,
     )
     total = len(loads) * (request.keep + request.trials) + len(loads)
     done = [0]

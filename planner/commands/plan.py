@@ -69,6 +69,11 @@ EXAMPLE = example(
 @click.option("--keep", type=int, default=24, show_default=True, help="Screened recipes simulated per load.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of simulation and sampler.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [all cores]")
+@click.option(
+    "--storage", metavar="URL",
+    help="Database that processes on several machines share; run the same command on each.",
+)  # fmt: skip
+@click.option("--cluster", metavar="URL", help="Simulate on a Dask cluster: dask://host:port.")
 @calibration_option
 @click.option(
     "--out", required=True, type=click.Path(file_okay=False), help="Folder for the results and the study."
@@ -104,7 +109,9 @@ def command(**options: Any) -> None:
         bar.update(done - bar.n)
 
     try:
-        result = plan(request, out, options["workers"], on_step, spaces)
+        result = plan(
+            request, out, options["workers"], on_step, spaces, options["storage"], options["cluster"]
+        )
     except KeyboardInterrupt:
         click.echo(f"stopped; the same command goes on from {out}", err=True)
         raise

@@ -61,3 +61,53 @@ def check(targets: tuple[str, ...], **options: Any) -> None:
     outside = [f"{r.space}: {a.recipe}" for r in reports for part in r.public for a in part.absent]
     if outside and options["strict"]:
         raise OutOfTolerance(f"{len(outside)} public operating points are outside, such as {outside[0]}")
+
+
+@command.command("certify", epilog=EXAMPLE)
+@click.argument("target", metavar="FILE|LANE")
+@click.option("--hardware", metavar="NAME", help="Platform of a FILE.")
+@click.option("--model", metavar="NAME", help="Model of a FILE that names none.")
+@click.option("--num-gpus", type=click.IntRange(min=1), default=72, show_default=True, help="Most GPUs.")
+@click.option("--isl", type=int, default=8192, show_default=True, help="Nominal input tokens.")
+@click.option("--osl", type=int, default=1024, show_default=True, help="Nominal output tokens.")
+@click.option("--concurrency", type=click.IntRange(min=1), required=True, help="Load to certify.")
+@click.option("--stack", default="june", show_default=True, metavar="NAME", help="Engine build.")
+@click.option(
+    "--max-recipes", type=click.IntRange(min=1), default=2000, show_default=True, help="Most simulations."
+)
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [all cores]")
+@json_option
+def certify_command(target: str, **options: Any) -> None:
+    """Simulate every lawful recipe of an enumerable space, and prove its front within the model.
+
+    Every recipe is counted once: over the GPUs, removed by its first broken law, unable to run, or
+    simulated in full.
+    """
+    import json
+    import os
+
+    from planner.certificate import certificate_text, certify
+    from planner.evaluate import Evaluator
+    from planner.plan import bench_of
+    from planner.plan_types import PlanRequest
+    from planner.space_check import lanes
+
+    found = []
+    for lane in lanes(target, options["hardware"], options["model"]):
+        asked = {k: options[k] for k in ("isl", "osl", "stack", "num_gpus")}
+        bench = bench_of(
+            PlanRequest.parse({**asked, "model": lane.model, "hardware": lane.hardware}, "certify")
+        )
+        evaluator = Evaluator(bench, None, options["workers"] or os.cpu_count() or 1)
+        try:
+            proven = certify(
+                lane.space, bench, options["concurrency"], options["num_gpus"], evaluator,
+                options["max_recipes"],
+            )  # fmt: skip
+        finally:
+            evaluator.close()
+        found.append(proven)
+    if options["as_json"]:
+        click.echo(json.dumps([one.model_dump(mode="json") for one in found], indent=1))
+    else:
+        click.echo("\n\n".join(map(certificate_text, found)))
