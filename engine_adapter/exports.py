@@ -20,6 +20,7 @@ from engine_adapter.master_config import (
 )
 from engine_adapter.node_export import node_scripts
 from engine_adapter.recipe_files import load_text, recipe_to_yaml
+from engine_adapter.sglang_emit import decided_by_engine
 from engine_adapter.srt_curve import curve_text, variant_order
 from engine_adapter.srt_export import srt_slurm_data, srt_slurm_text
 from search_spaces import catalog_loader
@@ -238,11 +239,20 @@ def _check_same(wanted: Recipe, read: Recipe, fmt: str, engine_version: str) -> 
     """Raise `BadInput` with the first field in which what was read back differs."""
     if _same_model(read, wanted):
         wanted = wanted.model_copy(update={"model": read.model})
-    differing = _difference(wanted.canonical(), read.canonical())
+    forced = decided_by_engine(engine_version)
+    differing = _difference(_stated(wanted, forced), _stated(read, forced))
     if differing:
         raise BadInput(
             f"{fmt} cannot state this recipe for SGLang {engine_version}: {differing}; change it there"
         )
+
+
+def _stated(recipe: Recipe, forced: frozenset[str]) -> dict[str, object]:
+    """The canonical form without the fields of a role that the release decides by itself."""
+    return {
+        key: {k: v for k, v in value.items() if k not in forced} if isinstance(value, dict) else value
+        for key, value in recipe.canonical().items()
+    }
 
 
 def _same_model(read: Recipe, expected: Recipe) -> bool:

@@ -70,6 +70,7 @@ def flags_from_group(
         rule.flag: _env_text(getattr(group, rule.field))
         for rule in ENV_RULES
         if getattr(group, rule.field) != EngineGroup.model_fields[rule.field].default
+        and rule.field not in decided_by_engine(engine_version)
     }
     _emit_special(group, role, flags)
     _emit_moe(group, version, flags, env)
@@ -82,6 +83,13 @@ def flags_from_group(
             env.setdefault(name, text)
     check_flags(flags, env, engine_version, role, dynamo)
     return dict(sorted(flags.items())), dict(sorted(env.items()))
+
+
+def decided_by_engine(engine_version: str) -> frozenset[str]:
+    """Fields whose variable a release has no longer, because it always does what the variable asked."""
+    if version_tuple(engine_version) < NEW_FLAGS:
+        return frozenset()
+    return frozenset(rule.field for rule in ENV_RULES if rule.flag in ENV_REMOVED_IN_NEW)
 
 
 def _env_text(value: object) -> str:
