@@ -160,6 +160,7 @@ REMOVED_IN_NEW: frozenset[str] = frozenset(
         "optimistic-prefill-retries",
         "stream-output",
         "enable-expert-distribution-metrics",
+        "prefill-round-robin-balance",
     }
 )
 """Flags of 0.5.15 that stop 0.5.23 at start."""
@@ -185,6 +186,8 @@ ENV_REMOVED_IN_NEW = frozenset(
         "SGLANG_DSV4_MHC_PREWARM",
         "SGLANG_OPT_USE_JIT_NORM",
         "SGLANG_OPT_SWA_EVICT_DROP_PAGE_MARGIN",
+        "SGLANG_ENABLE_THINKING",
+        "SGLANG_REASONING_EFFORT",
     }
 )
 """Variables of 0.5.15 that 0.5.23 ignores."""

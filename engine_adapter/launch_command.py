@@ -25,11 +25,13 @@ HEADER = re.compile(r"^#\s*(name|hardware|engine|concurrencies)\s*:\s*(\S.*?)\s*
 VARIABLE = re.compile(r"\$(?:\{([A-Za-z_]\w*)(?::?-([^}]*))?\}|([A-Za-z_]\w*))")
 ENGINE_PREFIXES = ("SGLANG_", "NCCL_", "NVSHMEM_", "MC_", "UCX_", "NIXL_", "DYN_", "TORCH_", "CUDA_", "GLOO_")
 """Plain assignments with these prefixes count as environment although the shell keeps them local."""
-NODE_FLAGS = ("node-rank", "base-gpu-id", "port", "nnodes", "dist-init-addr", "host")
+NODE_FLAGS = (
+    "node-rank", "base-gpu-id", "port", "nnodes", "dist-init-addr", "host", "disaggregation-bootstrap-port",
+)  # fmt: skip
 
 
 @dataclass
-class _Command:
+class Command:
     """One server command: its flags and the environment it inherits."""
 
     flags: dict[str, object]
@@ -43,7 +45,7 @@ class _Script:
 
     variables: dict[str, str] = field(default_factory=dict)
     exported: dict[str, str] = field(default_factory=dict)
-    servers: list[_Command] = field(default_factory=list)
+    servers: list[Command] = field(default_factory=list)
     workers: dict[str, int] = field(default_factory=dict)
     routed: bool = False
     policy: Policy = "round_robin"
@@ -101,7 +103,7 @@ def load_launch_script(
 
 
 def _groups(
-    commands: Mapping[Role, _Command],
+    commands: Mapping[Role, Command],
     script: _Script,
     hardware: Hardware,
     model: ModelSpec,
@@ -182,12 +184,13 @@ def _read_line(tokens: list[str], script: _Script, where: str) -> None:
         }
     elif SERVER.search(text):
         start = next(i for i, token in enumerate(tokens) if SERVER.search(token) or token == "serve")
-        command = _parse_flags(tokens[start + 1 :], where)
+        command = parse_flags(tokens[start + 1 :], where)
         command.env = {**script.exported, **local}
         script.servers.append(command)
 
 
-def _parse_flags(tokens: list[str], where: str) -> _Command:
+def parse_flags(tokens: list[str], where: str) -> Command:
+    """Flags of the words behind a server command; raises `BadInput` for a stray word."""
     flags: dict[str, object] = {}
     model = None
     index = 0
@@ -217,12 +220,12 @@ def _parse_flags(tokens: list[str], where: str) -> _Command:
         index = end
     if "model-path" in flags:
         model = str(flags["model-path"])
-    return _Command(flags, {}, model)
+    return Command(flags, {}, model)
 
 
-def _by_role(servers: list[_Command], where: str) -> dict[Role, _Command]:
+def _by_role(servers: list[Command], where: str) -> dict[Role, Command]:
     """One command per role; more of one role must differ only by node."""
-    found: dict[Role, _Command] = {}
+    found: dict[Role, Command] = {}
     for command in servers:
         mode = str(command.flags.get("disaggregation-mode", "null")).lower()
         role: Role = "prefill" if mode == "prefill" else "decode" if mode == "decode" else "aggregated"
@@ -238,5 +241,5 @@ def _by_role(servers: list[_Command], where: str) -> dict[Role, _Command]:
     return found
 
 
-def _essence(command: _Command) -> dict[str, object]:
+def _essence(command: Command) -> dict[str, object]:
     return {name: value for name, value in command.flags.items() if name not in NODE_FLAGS}

@@ -34,7 +34,8 @@ def launch_scripts(recipe: Recipe, engine_version: str, hardware: Hardware) -> d
     return scripts
 
 
-def _header(recipe: Recipe, engine_version: str, hardware: Hardware, note: str) -> list[str]:
+def header(recipe: Recipe, engine_version: str, hardware: Hardware, note: str) -> list[str]:
+    """The first lines of a script: what it belongs to, as the importer reads it, and a note."""
     loads = " ".join(map(str, recipe.concurrencies))
     return [
         "#!/usr/bin/env bash",
@@ -47,7 +48,7 @@ def _header(recipe: Recipe, engine_version: str, hardware: Hardware, note: str) 
     ]
 
 
-def _slots(group: EngineGroup, hardware: Hardware) -> int:
+def slots_of(group: EngineGroup, hardware: Hardware) -> int:
     """Workers that share one node."""
     return max(1, hardware.gpus_per_node // group.num_gpus)
 
@@ -62,10 +63,10 @@ def _server(
 ) -> str:
     rank, nodes = place
     flags, env = flags_from_group(group, role, engine_version, hardware)
-    slots = _slots(group, hardware)
+    slots = slots_of(group, hardware)
     last = group.num_workers - 1
     note = f"{role}: start once per worker with WORKER=0..{last}"
-    lines = _header(recipe, engine_version, hardware, note)
+    lines = header(recipe, engine_version, hardware, note)
     lines += ['WORKER="${WORKER:-0}"']
     if slots > 1:
         lines += [f"SLOT=$((WORKER % {slots}))", f"BASE_GPU=$((SLOT * {group.num_gpus}))"]
@@ -73,11 +74,7 @@ def _server(
     if nodes > 1:
         lines += ['LEADER="${LEADER:?set it to the address of node 0 of this worker}"']
     lines += [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
-    arguments = [f"--model-path {shlex.quote(model_names.checkpoint(recipe))}", "--trust-remote-code"]
-    arguments += [_argument(name, value) for name, value in flags.items()]
-    if role != "aggregated":
-        arguments += [f"--disaggregation-mode {role}"]
-        arguments += [f"--disaggregation-transfer-backend {recipe.transfer_backend or 'mooncake'}"]
+    arguments = server_arguments(recipe, role, flags)
     if role == "prefill":
         port = '"$BOOTSTRAP"' if slots > 1 else str(BOOTSTRAP_PORT)
         arguments += [f"--disaggregation-bootstrap-port {port}"]
@@ -88,6 +85,16 @@ def _server(
     arguments += ["--host 0.0.0.0 --port " + ('"$PORT"' if slots > 1 else str(PORT))]
     lines += [" \\\n  ".join(["python -m sglang.launch_server", *arguments])]
     return "\n".join(lines) + "\n"
+
+
+def server_arguments(recipe: Recipe, role: Role, flags: dict[str, FlagValue]) -> list[str]:
+    """Arguments of a server that do not depend on where it runs."""
+    arguments = [f"--model-path {shlex.quote(model_names.checkpoint(recipe))}", "--trust-remote-code"]
+    arguments += [_argument(name, value) for name, value in flags.items()]
+    if role != "aggregated":
+        arguments += [f"--disaggregation-mode {role}"]
+        arguments += [f"--disaggregation-transfer-backend {recipe.transfer_backend or 'mooncake'}"]
+    return arguments
 
 
 def _argument(name: str, value: FlagValue) -> str:
@@ -101,7 +108,7 @@ def _argument(name: str, value: FlagValue) -> str:
 
 def _router(recipe: Recipe, hardware: Hardware) -> str:
     """The router: one URL per worker; hosts come from the environment."""
-    lines = _header(recipe, "any", hardware, "router: PREFILL_0, DECODE_0, ... are the workers' node 0")
+    lines = header(recipe, "any", hardware, "router: PREFILL_0, DECODE_0, ... are the workers' node 0")
     lines = [line for line in lines if not line.startswith("# engine")]
     arguments = ["python -m sglang_router.launch_router"]
     if recipe.is_disaggregated:
@@ -109,7 +116,7 @@ def _router(recipe: Recipe, hardware: Hardware) -> str:
     else:
         arguments += ["--worker-urls"]
     for name, group in recipe.groups.items():
-        slots = _slots(group, hardware)
+        slots = slots_of(group, hardware)
         for worker in range(group.num_workers):
             slot = worker % slots
             host = f"{name.upper()}_{worker}"

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from engine_adapter.dynamo_k8s import KIND, load_manifest
 from engine_adapter.launch_command import is_launch_script, load_launch_script
 from engine_adapter.srt_slurm import LoadedRecipe, load_srt
 from engine_adapter.yaml_files import dump_yaml, parse_yaml, read_text
@@ -71,6 +72,8 @@ def load_text(
         raise BadInput(f"{where}: is empty; give a recipe")
     if not isinstance(data, dict):
         raise BadInput(f"{where}: expected a mapping, got {type(data).__name__}; give a recipe file")
+    if data.get("kind") == KIND:
+        return [LoadedRecipe(load_manifest(data, where, hardware=hardware, engine_version=engine_version))]
     if isinstance(data.get("recipes"), list):
         return _from_list(data, where, selector)
     if "base" in data or "backend" in data or "resources" in data:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine_adapter import engine_defaults as defaults
+from engine_adapter.flag_inventory import check_flags
 from engine_adapter.flag_table import (
     DEEPEP_CAP_ENV,
     ENV_REMOVED_IN_NEW,
@@ -24,17 +25,31 @@ from search_spaces.errors import BadInput
 from search_spaces.hardware import Hardware
 from search_spaces.recipe import A2A_BACKENDS, EngineGroup
 
+DYNAMO_PARSERS = {
+    ("dyn-tool-call-parser", "deepseek_v4"): ("tool-call-parser", "deepseekv4"),
+    ("dyn-reasoning-parser", "deepseek_v4"): ("reasoning-parser", "deepseek-v4"),
+}
+"""Flags of `dynamo.sglang` to those by which plain SGLang does the same."""
+
 
 def flags_from_group(
-    group: EngineGroup, role: Role, engine_version: str, hardware: Hardware
+    group: EngineGroup, role: Role, engine_version: str, hardware: Hardware, dynamo: bool = False
 ) -> tuple[dict[str, FlagValue], dict[str, str]]:
     """Flags (full hyphenated names) and environment of one worker.
 
     The inverse of `group_from_flags`: read back for the same role, hardware and version they give
-    the same group. Unmodelled flags and variables that the release does not know are left out.
+    the same group. Of the unmodelled flags and variables, those that another release had are left out.
+
+    Args:
+        group: what each worker runs.
+        role: what the workers do.
+        engine_version: SGLang release that is started.
+        hardware: platform.
+        dynamo: whether `dynamo.sglang` starts the workers rather than SGLang itself.
 
     Raises:
-        BadInput: the release has no way to start this group.
+        BadInput: the release has no way to start this group, does not know an unmodelled flag or
+            variable, or overrides it.
     """
     version = version_tuple(engine_version)
     _check_emittable(group, role, hardware, version)
@@ -55,16 +70,26 @@ def flags_from_group(
         rule.flag: _env_text(getattr(group, rule.field))
         for rule in ENV_RULES
         if getattr(group, rule.field) != EngineGroup.model_fields[rule.field].default
+        and rule.field not in decided_by_engine(engine_version)
     }
     _emit_special(group, role, flags)
     _emit_moe(group, version, flags, env)
     for name, extra in group.extra_flags.items():
         if extra is not False and not (version >= NEW_FLAGS and name in REMOVED_IN_NEW):
-            flags.setdefault(name, extra)
+            spelled = (name, extra) if dynamo else DYNAMO_PARSERS.get((name, str(extra)), (name, extra))
+            flags.setdefault(*spelled)
     for name, text in group.extra_env.items():
         if name not in ENV_UNKNOWN and not (version >= NEW_FLAGS and name in ENV_REMOVED_IN_NEW):
             env.setdefault(name, text)
+    check_flags(flags, env, engine_version, role, dynamo)
     return dict(sorted(flags.items())), dict(sorted(env.items()))
+
+
+def decided_by_engine(engine_version: str) -> frozenset[str]:
+    """Fields whose variable a release has no longer, because it always does what the variable asked."""
+    if version_tuple(engine_version) < NEW_FLAGS:
+        return frozenset()
+    return frozenset(rule.field for rule in ENV_RULES if rule.flag in ENV_REMOVED_IN_NEW)
 
 
 def _env_text(value: object) -> str:

@@ -39,13 +39,21 @@ def nodes_of(group: EngineGroup, hardware: Hardware) -> int:
 
 def srt_slurm_text(recipe: Recipe, engine_version: str, workload: Workload | None, hardware: Hardware) -> str:
     """The plain srt-slurm recipe; concurrencies are the recipe's, else the workload's."""
+    return dump_yaml(srt_slurm_data(recipe, engine_version, workload, hardware))
+
+
+def srt_slurm_data(
+    recipe: Recipe, engine_version: str, workload: Workload | None, hardware: Hardware
+) -> dict[str, Any]:
+    """The same as a mapping."""
     resources: dict[str, Any] = {"gpu_type": hardware.name, "gpus_per_node": hardware.gpus_per_node}
     environments: dict[str, Any] = {}
     configs: dict[str, Any] = {}
     served = model_names.checkpoint(recipe)
     for name, group in recipe.groups.items():
         role: Role = "prefill" if name == "prefill" else "decode" if name == "decode" else "aggregated"
-        flags, env = flags_from_group(group, role, engine_version, hardware)
+        dynamo = recipe.frontend.kind == "dynamo"
+        flags, env = flags_from_group(group, role, engine_version, hardware, dynamo)
         config: dict[str, Any] = {"served-model-name": served, "trust-remote-code": True, **flags}
         if role != "aggregated":
             config["disaggregation-mode"] = role
@@ -80,7 +88,7 @@ def srt_slurm_text(recipe: Recipe, engine_version: str, workload: Workload | Non
         "health_check": dict(HEALTH_CHECK),
         "benchmark": benchmark_block(recipe, workload),
     }
-    return dump_yaml(data)
+    return data
 
 
 def benchmark_block(recipe: Recipe, workload: Workload | None) -> dict[str, Any]:

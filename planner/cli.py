@@ -33,6 +33,8 @@ COMMANDS = {
     "export": LazyCommand(
         "planner.commands.export", "Write a recipe as srt-slurm, SGLang or Servecast files."
     ),
+    "dispatch": LazyCommand("planner.commands.dispatch", "Ask a dispatch table what serves a load."),
+    "space": LazyCommand("planner.commands.space", "Check, count and compare search spaces."),
     "catalog": LazyCommand("planner.commands.catalog", "Show known platforms, models, stacks and recipes."),
     "profile": LazyCommand("planner.commands.profile", "Measure, import and show kernel times."),
 }

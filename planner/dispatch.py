@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+UNSERVED = 1e9
+"""Loss of a load that its recipe cannot serve: more than all else together."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,59 @@ def segment(regret: Floats, most: int) -> list[Segment]:
             row.append(min(options))
         table.append(row)
     return _unwind(table, choice, regret)
+
+
+def segment_for_traffic(
+    regret: Floats, most: int, weights: Floats, crossing_cost: Floats, crossings: Floats
+) -> list[Segment]:
+    """At most `most` contiguous segments with the least expected loss; exact.
+
+    Args:
+        regret: [recipe, load] shares lost.
+        most: segments allowed.
+        weights: share of the time at each load.
+        crossing_cost: [from, to] share of an hour lost by one switch between two recipes.
+        crossings: switches per hour across the boundary between each load and the next.
+
+    The loss is the weighted mean regret plus what the switches at the boundaries cost. A recipe that cannot
+    run at a load loses everything there, whatever the weight.
+
+    Dynamic programming over the load, the recipe there and the segments used so far.
+    """
+    num_recipes, num_loads = regret.shape
+    if num_recipes == 0:
+        raise ValueError("regret must hold at least one recipe")
+    share = weights / weights.sum()
+    own = np.where(regret >= 1.0, UNSERVED, share * regret)
+    used = min(most, num_loads)
+    cost = np.full((used, num_recipes), np.inf)
+    cost[0] = own[:, 0]
+    came = np.zeros((num_loads, used, num_recipes), dtype=int)
+    for load in range(1, num_loads):
+        later = np.full_like(cost, np.inf)
+        for count in range(used):
+            came[load, count] = np.arange(num_recipes)
+            later[count] = cost[count]
+            if count:
+                switching = cost[count - 1][:, None] + crossings[load - 1] * crossing_cost
+                np.fill_diagonal(switching, np.inf)
+                best = switching.argmin(axis=0)
+                switched = switching[best, np.arange(num_recipes)]
+                better = switched < later[count]
+                later[count] = np.where(better, switched, later[count])
+                came[load, count] = np.where(better, best, came[load, count])
+            later[count] += own[:, load]
+        cost = later
+    count, recipe = (int(i) for i in np.unravel_index(int(cost.argmin()), cost.shape))
+    chosen = [recipe]
+    for load in range(num_loads - 1, 0, -1):
+        before = int(came[load, count, recipe])
+        if before != recipe:
+            count -= 1
+        recipe = before
+        chosen.append(recipe)
+    parts = [Segment(i, i, r, float(regret[r, i])) for i, r in enumerate(reversed(chosen))]
+    return merged(parts)
 
 
 def _unwind(

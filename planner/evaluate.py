@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,8 +138,10 @@ class Evaluator:
     A line is written per finished simulation; a torn last line after a kill is skipped with its work.
     """
 
-    def __init__(self, bench: Bench, cache: Path | None, workers: int) -> None:
-        """Args: what is fixed, the cache file (None keeps it in memory), and processes."""
+    def __init__(
+        self, bench: Bench, cache: Path | None, workers: int, cluster: Executor | None = None
+    ) -> None:
+        """Args: what is fixed, the cache file (None keeps it in memory), processes, or a cluster instead."""
         self.bench, self.cache = bench, cache
         self._digest = bench.digest()
         self._known: dict[str, Outcome] = {}
@@ -148,7 +150,9 @@ class Evaluator:
         if cache is not None and cache.exists():
             self._load(cache)
         self._file = None if cache is None else cache.open("a")
-        self.pool = ProcessPoolExecutor(workers, initializer=_start, initargs=(bench,))
+        self.workers = workers
+        self.remote = cluster is not None
+        self.pool: Executor = cluster or ProcessPoolExecutor(workers, initializer=_start, initargs=(bench,))
 
     def _load(self, cache: Path) -> None:
         for line in cache.read_text(errors="replace").splitlines():
@@ -170,7 +174,16 @@ class Evaluator:
             done: Future[Outcome] = Future()
             done.set_result(self._known[key])
             return done
+        if self.remote:
+            return self.pool.submit(evaluate, self.bench, recipe, concurrency, short)
         return self.pool.submit(_task, recipe, concurrency, short)
+
+    def remember(self, recipe: Recipe, concurrency: int, short: bool, outcome: Outcome) -> None:
+        """Take over an outcome that was simulated elsewhere."""
+        key = self.key(recipe, concurrency, short)
+        if key not in self._known:
+            self._known[key] = outcome
+            self._append(key, outcome)
 
     def collect(self, recipe: Recipe, concurrency: int, short: bool, future: Future[Outcome]) -> Outcome:
         """Wait for a submitted simulation and remember it."""

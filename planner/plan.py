@@ -4,42 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from planner.dispatch import Segment, merged, regret_by_count, regrets, segment
+from planner.cluster import cluster_executor
+from planner.comparisons import comparisons
 from planner.evaluate import Bench, Evaluator, Outcome
-from planner.plan_types import EvaluatedPoint, PlanRequest, PlanResult, PublicComparison
-from planner.risk import Lead, judged, lead, score
+from planner.plan_table import Chosen, plan_table
+from planner.plan_types import EvaluatedPoint, PlanRequest, PlanResult
+from planner.risk import judged, lead, score
 from planner.screen import Candidate, meets, objective_value, slo_misses, usable
 from planner.search import Search
+from planner.shared_study import storage_for
 from search_spaces import catalog_loader
-from search_spaces.dispatch import DispatchRow, DispatchTable, PredictedMetrics
 from search_spaces.errors import Infeasible
 from search_spaces.public_recipes import public_recipes
 from search_spaces.recipe import Recipe
 from search_spaces.space import SearchSpace, load_spaces
 from search_spaces.workload import Workload
 from simulator.calibration import load_calibration
-from simulator.intervals import intervals
 
 DEFAULT_CONCURRENCIES = (1, 4, 16, 64, 256, 1024, 4096)
 """Loads to plan for where no public recipe says which matter."""
-NEIGHBOURS = 4
-"""A recipe found for one load is also tried at this many loads on either side."""
 FINALISTS = 3
 """Recipes per load that are simulated in full."""
-
-
-@dataclass
-class _Chosen:
-    candidate: Candidate
-    outcome: Outcome
-    public: tuple[Recipe, Outcome] | None
-    lead: Lead | None = None
 
 
 def bench_of(request: PlanRequest) -> Bench:
@@ -56,7 +43,8 @@ def bench_of(request: PlanRequest) -> Bench:
 
 def spaces_of(request: PlanRequest, given: Sequence[SearchSpace] = ()) -> list[SearchSpace]:
     """Search spaces of the request, without drafting where it is not allowed."""
-    spaces = given or load_spaces(catalog_loader.hardware(request.hardware).name)
+    model = catalog_loader.model(request.model).name
+    spaces = given or load_spaces(catalog_loader.hardware(request.hardware).name, model)
     return [s if request.mtp else s.model_copy(update={"mtp_steps": (0,)}) for s in spaces]
 
 
@@ -74,6 +62,8 @@ def plan(
     workers: int | None = None,
     on_step: Callable[[str, int, int], None] | None = None,
     spaces: Sequence[SearchSpace] = (),
+    storage: str | None = None,
+    cluster: str | None = None,
 ) -> PlanResult:
     """Search, choose and tabulate.
 
@@ -83,6 +73,8 @@ def plan(
         workers: processes; None takes all cores.
         on_step: called with a label, steps done and steps in all.
         spaces: own search spaces instead of the shipped ones.
+        storage: URL of a storage through which other processes work on the same studies.
+        cluster: URL of a cluster that simulates instead of processes here.
 
     Raises:
         BadInput: unknown names.
@@ -97,7 +89,9 @@ def plan(
     loads = concurrencies_of(request, public)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-    evaluator = Evaluator(bench, out and out / "predictions.jsonl", workers or os.cpu_count() or 1)
+    shared = storage_for(storage) if storage else None
+    pool = cluster_executor(cluster) if cluster else None
+    evaluator = Evaluator(bench, out and out / "predictions.jsonl", workers or os.cpu_count() or 1, pool)
     search = Search(
         bench,
         spaces_of(request, spaces),
@@ -108,6 +102,7 @@ def plan(
         request.slo,
         request.objective,
         request.seed,
+        shared,
     )
     total = len(loads) * (request.keep + request.trials) + len(loads)
     done = [0]
@@ -132,7 +127,7 @@ def _conclude(
     found: dict[int, dict[str, Candidate]],
     on_step: Callable[[str, int, int], None] | None,
 ) -> PlanResult:
-    chosen: dict[int, _Chosen] = {}
+    chosen: dict[int, Chosen] = {}
     skipped: dict[int, str] = {}
     points: dict[tuple[str, int], EvaluatedPoint] = {}
     for index, load in enumerate(loads):
@@ -149,7 +144,7 @@ def _conclude(
             + "; ".join(f"c{k}: {v}" for k, v in skipped.items()),
             rule="slo",
         )
-    table, by_count = _table(request, search, chosen)
+    table, by_count = plan_table(request, search, chosen)
     return PlanResult(
         request=request,
         table=table,
@@ -161,7 +156,7 @@ def _conclude(
             "journals_set_aside": search.journals_set_aside,
         },
         points=list(points.values()),
-        comparisons=_comparisons(chosen),
+        comparisons=comparisons(chosen),
         skipped=skipped,
     )
 
@@ -172,7 +167,7 @@ def _choose(
     load: int,
     found: dict[str, Candidate],
     points: dict[tuple[str, int], EvaluatedPoint],
-) -> _Chosen | str:
+) -> Chosen | str:
     """The best recipe at a load: not worse than the public one on either axis, best by objective."""
     evaluator = search.evaluator
     good, nearest = _eligible(request, search, load, found, points)
@@ -215,7 +210,7 @@ def _choose(
     if len(ranked) > 1:
         ahead = lead(request, search.bench, ranked[0][0], ranked[1][0], ranked[1][1].recipe.topology)
     beside = (reference.recipe, full[reference.recipe.digest]) if reference is not None else None
-    return _Chosen(best, full[best.recipe.digest], beside, ahead)
+    return Chosen(best, full[best.recipe.digest], beside, ahead)
 
 
 def _eligible(
@@ -266,131 +261,3 @@ def _point(candidate: Candidate, load: int, outcome: Outcome) -> EvaluatedPoint:
         median_ttft_ms=outcome.metrics["median_ttft_ms"],
         usable=usable(outcome),
     )
-
-
-def predicted(
-    load: int, outcome: Outcome, recipe: Recipe, bench: Bench, ahead: Lead | None = None
-) -> PredictedMetrics:
-    """The record form of an outcome, with its 80 % intervals and its lead over the next recipe."""
-    names = ("total_tokens_per_s_per_gpu", "output_tokens_per_s_per_gpu", "tokens_per_s_per_user")
-    times = ("median_tpot_ms", "mean_tpot_ms", "median_ttft_ms", "mean_ttft_ms")
-    values = {name: outcome.metrics[name] for name in (*names, *times)}
-    ends = {
-        f"{name}_{end}": getattr(interval, end)
-        for name, interval in intervals(values, recipe, load, bench.stack, bench.calibration).items()
-        for end in ("low", "high")
-    }
-    if ahead is not None:
-        ends |= {"runner_up": ahead.runner_up, "lead": ahead.fraction, "tie": ahead.within_noise}
-    return PredictedMetrics.model_validate({"concurrency": load, "limit": outcome.limit, **values, **ends})
-
-
-def _scores(
-    request: PlanRequest, search: Search, chosen: dict[int, _Chosen]
-) -> tuple[NDArray[np.float64], list[Candidate], dict[tuple[int, int], Outcome]]:
-    """Objective of every chosen recipe at its own load and its neighbours'."""
-    loads = list(chosen)
-    recipes = list({c.candidate.recipe.digest: c.candidate for c in chosen.values()}.values())
-    home = {
-        c.candidate.recipe.digest: [
-            i for i, m in enumerate(loads) if chosen[m].candidate.recipe.digest == c.candidate.recipe.digest
-        ]
-        for c in chosen.values()
-    }
-    scores = np.full((len(recipes), len(loads)), np.nan)
-    outcomes: dict[tuple[int, int], Outcome] = {}
-    tasks = []
-    for row, candidate in enumerate(recipes):
-        for column, load in enumerate(loads):
-            if candidate.recipe.digest == chosen[load].candidate.recipe.digest:
-                outcomes[row, column] = chosen[load].outcome
-            elif min(abs(column - i) for i in home[candidate.recipe.digest]) <= NEIGHBOURS:
-                tasks.append((row, column, candidate, load))
-    results = search.evaluator.map([(c.recipe, load, True) for _, _, c, load in tasks])
-    for (row, column, _, _), (_, _, outcome) in zip(tasks, results, strict=True):
-        outcomes[row, column] = outcome
-    for (row, column), outcome in outcomes.items():
-        seen = judged(request, search.bench, outcome, recipes[row].recipe, loads[column])
-        if usable(outcome) and meets(request.slo, seen.metrics):
-            scores[row, column] = objective_value(seen, recipes[row].recipe, request.objective)
-    for column, load in enumerate(loads):
-        own = _row_of(recipes, chosen[load])
-        # The choice at a load was made on full runs and both axes; short runs of others do not overrule it.
-        scores[:, column] = np.minimum(scores[:, column], scores[own, column])
-    return scores, recipes, outcomes
-
-
-def _row_of(recipes: Sequence[Candidate], pick: _Chosen) -> int:
-    return [c.recipe.digest for c in recipes].index(pick.candidate.recipe.digest)
-
-
-def _table(
-    request: PlanRequest, search: Search, chosen: dict[int, _Chosen]
-) -> tuple[DispatchTable, list[float]]:
-    loads = list(chosen)
-    scores, recipes, outcomes = _scores(request, search, chosen)
-    lost = regrets(scores)
-    if request.max_recipes is None:
-        own = [_row_of(recipes, pick) for pick in chosen.values()]
-        parts = merged([Segment(i, i, row, float(lost[row, i])) for i, row in enumerate(own)])
-    else:
-        parts = segment(lost, request.max_recipes)
-    rows = []
-    for part in parts:
-        low = 1 if part.first == 0 else loads[part.first - 1] + 1
-        rows.append(
-            DispatchRow(
-                min_concurrency=low,
-                max_concurrency=loads[part.last],
-                recipe=recipes[part.recipe].recipe,
-                predictions=tuple(
-                    predicted(
-                        loads[i],
-                        outcomes[part.recipe, i],
-                        recipes[part.recipe].recipe,
-                        search.bench,
-                        chosen[loads[i]].lead if _row_of(recipes, chosen[loads[i]]) == part.recipe else None,
-                    )
-                    for i in range(part.first, part.last + 1)
-                ),
-                regret=part.regret,
-            )
-        )
-    bench = search.bench
-    table = DispatchTable(
-        model=bench.model.name,
-        hardware=bench.hardware.name,
-        stack=bench.stack.name,
-        isl=request.isl,
-        osl=request.osl,
-        random_range_ratio=request.random_range_ratio,
-        slo=request.slo,
-        num_gpus=request.num_gpus,
-        rows=tuple(rows),
-        max_regret=max(p.regret for p in parts),
-        mean_regret=float(np.mean([lost[p.recipe, i] for p in parts for i in range(p.first, p.last + 1)])),
-        provenance={
-            "calibration": bench.calibration.name,
-            "calibration_data": bench.calibration.data,
-            "objective": request.objective,
-            "risk": request.risk,
-            "seed": str(request.seed),
-        },
-    )
-    return table, regret_by_count(lost)
-
-
-def _comparisons(chosen: dict[int, _Chosen]) -> list[PublicComparison]:
-    return [
-        PublicComparison(
-            concurrency=load,
-            public=pick.public[0].name,
-            recommended=pick.candidate.recipe.name,
-            public_tokens_per_s_per_gpu=pick.public[1].throughput,
-            recommended_tokens_per_s_per_gpu=pick.outcome.throughput,
-            public_tokens_per_s_per_user=pick.public[1].interactivity,
-            recommended_tokens_per_s_per_user=pick.outcome.interactivity,
-        )
-        for load, pick in chosen.items()
-        if pick.public is not None
-    ]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from planner.plan_types import PlanResult
+from planner.switching_text import switching_text
 from planner.text_table import number, percent, table
+from search_spaces import catalog_loader
 from search_spaces.dispatch import PredictedMetrics
 from search_spaces.units import seconds_from_ms
+from search_spaces.workload import Workload
+from simulator.ceiling import ceiling
 
 
 def plan_text(result: PlanResult) -> str:
@@ -48,7 +52,14 @@ def plan_text(result: PlanResult) -> str:
         "lead",
         "limit",
     )
-    parts = [head, table(rows, header), _regret(result), _counts(result), _public(result)]
+    parts = [
+        head,
+        table(rows, header),
+        switching_text(plan),
+        _regret(result),
+        _counts(result),
+        _public(result),
+    ]
     if result.skipped:
         parts.append(
             "Concurrencies without a recipe:\n"
@@ -82,7 +93,21 @@ def _counts(result: PlanResult) -> str:
         f"Recipes considered {counts['considered']}, pruned by rule {sum(pruned.values())}"
         f"{f' ({by_rule})' if by_rule else ''}, "
         f"screened by the fluid model {counts['screened_by_fluid_model']}, "
-        f"simulations {counts['simulations']}"
+        f"simulations {counts['simulations']}\n"
+        f"{_ceiling(result)}"
+    )
+
+
+def _ceiling(result: PlanResult) -> str:
+    """The one true bound, and how far below it the best row is; the fluid model only estimates."""
+    plan = result.table
+    workload = Workload(isl=plan.isl, osl=plan.osl, random_range_ratio=plan.random_range_ratio)
+    top = ceiling(catalog_loader.model(plan.model), catalog_loader.hardware(plan.hardware), workload)
+    bound = top["total_tokens_per_s_per_gpu"]
+    best = max((p.total_tokens_per_s_per_gpu for row in plan.rows for p in row.predictions), default=0.0)
+    return (
+        f"Physical ceiling {number(bound)} tok/s/GPU (analytic bound); the best row reaches "
+        f"{percent(best / bound)}. The fluid model estimates: what it screens out is not ruled out"
     )
 
 

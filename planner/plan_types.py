@@ -35,6 +35,14 @@ class PlanRequest(Noun):
     """Sampler trials per load beside screened and public recipes."""
     keep: int = Field(default=24, ge=2)
     """Screened recipes per load that are simulated."""
+    traffic: dict[int, float] = Field(default_factory=dict)
+    """Concurrency to the share of time spent there; given, rows minimise the expected loss."""
+    switches_per_hour: float = Field(default=0.0, ge=0)
+    """How often the load crosses from one planned load to the next; given, switches cost."""
+    hysteresis: float = Field(default=0.1, ge=0, le=1)
+    """Share of a row's boundary by which the load must pass it before the row is left."""
+    warmup_s: float = Field(default=900.0, ge=0)
+    """From the start of a worker until it serves; an assumption until the operator measures it."""
     seed: int = Field(default=0, ge=0)
     calibration: str | None = None
 

@@ -13,7 +13,8 @@ from planner.evaluate import Bench, Outcome, workload_for
 from search_spaces.errors import Infeasible
 from search_spaces.laws import violations
 from search_spaces.recipe import Recipe
-from search_spaces.space import SearchSpace, gpus, named, recipe_at, topologies
+from search_spaces.space import SearchSpace
+from search_spaces.space_points import gpus, named, recipe_at, topologies
 from search_spaces.units import MS_PER_S
 from search_spaces.workload import Slo
 from simulator.fluid import FluidEstimate, estimate
@@ -22,11 +23,12 @@ from simulator.world import Setting
 
 @dataclass(frozen=True)
 class Candidate:
-    """A recipe, where it came from and its point in the space (empty for public recipes)."""
+    """A recipe, where it came from, its point (empty outside every space) and the space of the point."""
 
     recipe: Recipe
     origin: str
     point: dict[str, Any] = field(default_factory=dict)
+    space: str = ""
 
 
 @dataclass
@@ -127,7 +129,7 @@ def _candidate(
     if broken is not None:
         tally.pruned[broken] += 1
         return None
-    return Candidate(recipe, "search", point)
+    return Candidate(recipe, "search", point, space.name)
 
 
 def screen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import warnings
@@ -12,14 +13,16 @@ from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.storages import InMemoryStorage, JournalStorage
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from planner.evaluate import Bench, Evaluator, Outcome
 from planner.screen import Candidate, Tally, lawful, lawful_candidate, screen, usable
+from planner.shared_study import SharedStudy
 from search_spaces.recipe import Recipe
 from search_spaces.space import SearchSpace
+from search_spaces.space_points import Site, locate
 from search_spaces.workload import Slo
 
 logging.getLogger("optuna").setLevel(logging.WARNING)
@@ -43,15 +46,21 @@ class Search:
         slo: Slo,
         objective: str,
         seed: int = 0,
+        shared: BaseStorage | None = None,
     ) -> None:
-        """Args: what is fixed, spaces, public recipes, GPUs, evaluator, journal, SLO, objective, seed."""
+        """Args: what is fixed, spaces, public recipes, GPUs, evaluator, journal, SLO, objective, seed.
+
+        With `shared`, studies live there and other processes work on them too; the journal is not used.
+        """
+        self._shared = shared
         self.bench, self.spaces, self.num_gpus = bench, spaces, num_gpus
         self.public = [r for r in public if r.num_gpus <= num_gpus]
         self.evaluator, self.slo, self.objective, self.seed = evaluator, slo, objective, seed
         self.tally = Tally()
         self._screening: dict[int, Future[tuple[list[Candidate], Tally]]] = {}
         self.journals_set_aside = 0
-        self._storage = InMemoryStorage() if storage is None else self._journal(storage)
+        keep = storage if shared is None else None
+        self._storage = InMemoryStorage() if keep is None else self._journal(keep)
 
     def _journal(self, path: Path) -> JournalStorage:
         """The journal at `path`; one that cannot be read is renamed and a new one begun.
@@ -106,14 +115,58 @@ class Search:
         study = self.study(concurrency)
         screened, tally = self._screening.pop(concurrency).result()
         self.tally.add(tally)
-        first = [Candidate(r, "public") for r in self.public_at(concurrency)] + screened
+        first = [self._located(r, concurrency) for r in self.public_at(concurrency)] + screened
         found = {c.recipe.digest: c for c in first}
+        if self._shared is not None:
+            return self._run_shared(self._shared, concurrency, budget, found, on_trial)
         outcomes = self.evaluator.map([(c.recipe, concurrency, True) for c in found.values()])
         for candidate, (_, _, outcome) in zip(list(found.values()), outcomes, strict=True):
             study.add_trial(self._as_trial(candidate, outcome))
             on_trial()
         self._sample(study, concurrency, budget, found, on_trial)
         return found
+
+    def _run_shared(
+        self,
+        storage: BaseStorage,
+        concurrency: int,
+        budget: int,
+        found: dict[str, Candidate],
+        on_trial: Callable[[], None],
+    ) -> dict[str, Candidate]:
+        """The same with other processes: what they find counts, and is not simulated here again."""
+        space = hashlib.sha256(f"{self.num_gpus}{self.spaces}".encode()).hexdigest()[:16]
+        name = f"{self.evaluator.key(_NO_RECIPE, concurrency, True)}-{space}"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            # Without a seed: processes with one seed would all draw the same trials.
+            sampler = optuna.samplers.NSGAIIISampler(population_size=POPULATION)
+        shared = SharedStudy(storage, name, self.spaces, sampler)
+        if shared.made_here:
+            shared.queue(found.values())
+        total = budget + sum(bool(c.point) for c in found.values())
+        shared.work(
+            self.evaluator,
+            lambda params: self._decode(params, concurrency),
+            concurrency,
+            total,
+            self.evaluator.workers,
+            on_trial,
+        )
+        shared.learn(self.evaluator, concurrency)
+        for recipe, outcome, origin in shared.results():
+            if usable(outcome):
+                found.setdefault(recipe.digest, Candidate(recipe, origin))
+        return found
+
+    def _located(self, recipe: Recipe, concurrency: int) -> Candidate:
+        """A public recipe with its point in the space, from which the sampler breeds."""
+        site = Site(self.bench.model, self.bench.hardware, self.bench.workload.at(concurrency))
+        for space in self.spaces:
+            point, lacking = locate(space, recipe, site)
+            if not lacking:
+                return Candidate(recipe, "public", point, space.name)
+        return Candidate(recipe, "public")
 
     def public_at(self, concurrency: int) -> list[Recipe]:
         """Public recipes dispatched at a concurrency, and those whose range encloses it, that are lawful."""
@@ -175,7 +228,7 @@ class Search:
         params: dict[str, Any] = {}
         distributions: dict[str, Any] = {}
         if candidate.point:
-            space = next(s for s in self.spaces if candidate.recipe.source.endswith(s.name))
+            space = next(s for s in self.spaces if s.name == candidate.space)
             everything = self._distributions()
             params = {"space": space.name}
             params |= {

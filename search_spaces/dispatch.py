@@ -9,9 +9,10 @@ from pydantic import Field, model_validator
 from search_spaces.base import Noun
 from search_spaces.errors import BadInput
 from search_spaces.recipe import Recipe
+from search_spaces.transition import RoleStep
 from search_spaces.workload import Slo
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 INTERVALS = (
     "total_tokens_per_s_per_gpu", "output_tokens_per_s_per_gpu", "tokens_per_s_per_user", "median_tpot_ms",
     "median_ttft_ms",
@@ -63,6 +64,20 @@ class PredictedMetrics(Noun):
         return self
 
 
+class Switch(Noun):
+    """Going from a row's recipe to a neighbouring row's."""
+
+    summary: str
+    """Such as `add 2 prefill workers; decode restarts`."""
+    steps: tuple[RoleStep, ...]
+    drain_s: float = Field(ge=0)
+    """Until requests in flight end on workers that stop: a request's mean latency (predicted)."""
+    warmup_s: float = Field(ge=0)
+    """Until started workers serve (given, not predicted)."""
+    lost_gpu_s: float = Field(ge=0)
+    """GPU seconds that serve nothing: drained GPUs while draining, started GPUs while warming up."""
+
+
 class DispatchRow(Noun):
     """One range of concurrency, both ends included, and its recipe."""
 
@@ -73,6 +88,27 @@ class DispatchRow(Noun):
     """At concurrencies of the range, in rising order."""
     regret: float | None = Field(default=None, ge=0)
     """Largest share of throughput lost in the range against the best recipe at each concurrency."""
+    max_running: int | None = Field(default=None, ge=1)
+    """Requests that decode at once; more wait."""
+    switch_up_at: int | None = Field(default=None, ge=1)
+    """Load at which the next row takes over from this one; above its range, so that small swings do not."""
+    switch_down_at: int | None = Field(default=None, ge=0)
+    """Load at which the row before takes over from this one; below its range."""
+    to_next: Switch | None = None
+    to_previous: Switch | None = None
+
+    @model_validator(mode="after")
+    def _thresholds(self) -> DispatchRow:
+        up, down = self.switch_up_at, self.switch_down_at
+        if up is not None and up <= self.max_concurrency:
+            raise ValueError(
+                f"switch_up_at={up} must exceed max_concurrency={self.max_concurrency}; raise it"
+            )
+        if down is not None and down >= self.min_concurrency:
+            raise ValueError(
+                f"switch_down_at={down} must be below min_concurrency={self.min_concurrency}; lower it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _range(self) -> DispatchRow:
@@ -102,6 +138,9 @@ class DispatchTable(Noun):
     max_regret: float | None = Field(default=None, ge=0)
     """Largest regret of any row, a share of throughput."""
     mean_regret: float | None = Field(default=None, ge=0)
+    """Mean regret over the loads, weighted by traffic where that is given."""
+    traffic: dict[int, float] = Field(default_factory=dict)
+    """Concurrency to its share of the time, where the table was made for a traffic."""
     provenance: dict[str, str] = Field(default_factory=dict)
     """How the table was made: versions, seed, search budget."""
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from search_spaces.errors import BadInput
 from search_spaces.hardware import Hardware
 from search_spaces.model import ModelSpec
-from search_spaces.recipe import Recipe
+from search_spaces.recipe import EngineGroup, Recipe
 from search_spaces.role_laws import ROLE_LAWS, V0523, RoleCase, Violation, release
 from search_spaces.workload import Workload
 
-__all__ = ["RULES", "Violation", "check", "violations"]
+__all__ = ["RULES", "Violation", "check", "violations", "violations_between"]
 
 RULES: dict[str, str] = {
     "experts-divisible": "routed_experts + redundant_experts is a multiple of moe_ep",
@@ -67,6 +67,13 @@ def _pair_laws(recipe: Recipe, engine_version: str) -> Iterator[Violation]:
             "hard",
             "transfer_backend is required when prefill and decode are apart; set mooncake, nixl or mori",
         )
+    yield from violations_between(prefill, decode, engine_version)
+
+
+def violations_between(
+    prefill: EngineGroup, decode: EngineGroup, engine_version: str = "0.5.15"
+) -> Iterator[Violation]:
+    """Laws that compare both roles of a disaggregated recipe."""
     if prefill.online_compress != decode.online_compress:
         yield Violation(
             "kv-layout",

@@ -1,41 +1,113 @@
-"""The space of recipes a search may choose from, as data, and how its points become recipes."""
+"""The space of recipes a search may choose from, as data: choices, conditions and formulas.
+
+A space lists parallel plans and worker counts, and for any other field of a role its choices. A field
+that a space leaves out follows public practice (`catalog/practice.yaml`), mostly by formula.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
 from itertools import product
-from math import ceil
 from typing import Any, Literal
 
 import yaml
+from pydantic import Field, field_validator, model_validator
 
 from search_spaces.base import Noun
 from search_spaces.catalog_loader import catalog_root
 from search_spaces.errors import BadInput
-from search_spaces.hardware import Hardware
-from search_spaces.model import ModelSpec
-from search_spaces.recipe import EngineGroup, Frontend, Mtp, Recipe
-from search_spaces.role_laws import redundant_experts_for
-from search_spaces.workload import Workload
+from search_spaces.formula import formula_of, parse_formula
+from search_spaces.recipe import EngineGroup
 
-PAGE = 256
-PREFILL_SLOTS = 128
-"""Request slots of a prefill rank: public recipes run 512 to 1024 per worker of four."""
+Choice = bool | int | float | str | None
+Role = Literal["prefill", "decode", "aggregated"]
+
+STRUCTURAL = frozenset(
+    {"num_workers", "tp", "attention_dp", "moe_ep", "redundant_experts", "pp", "mtp"}
+    | {"extra_flags", "extra_env"}
+)
+"""Fields of a role that follow from its plan, its workers and the drafting; never knobs of their own."""
+DEPLOYMENT_FIELDS = ("transfer_backend", "frontend_kind", "router_processes", "policy")
+"""Knobs of the deployment as a whole."""
+PRACTICE = "=practice"
+"""A choice that stands for what `catalog/practice.yaml` says of the field."""
+LOAD_NAMES = frozenset(
+    {"isl", "osl", "concurrency", "mtp_steps", "drafting", "disaggregated"}
+    | {"sm", "rack", "gpus_per_node", "hbm_gib", "num_experts"}
+)
+"""Values every condition and formula may use."""
+SHAPE_NAMES = LOAD_NAMES | {
+    "width", "workers", "attention_dp", "moe_ep", "gpus_per_rank", "tp_only", "dep", "dpa", "share",
+    "draft_tokens",
+}  # fmt: skip
+"""What those of a role may use besides: its plan, its workers, and `share`, its load per rank."""
+
+
+class Case(Noun):
+    """Choices of one field, and when they hold."""
+
+    when: str = ""
+    """Condition over the shape and the load; empty holds always. The first case that holds counts."""
+    choices: tuple[Choice, ...] = Field(min_length=1)
+    """Plain values, or formulas that start with `=`; the first is used until a search varies it."""
+
+    @model_validator(mode="after")
+    def _reads(self) -> Case:
+        try:
+            for choice in self.choices:
+                formula_of(choice)
+            if self.when:
+                parse_formula(self.when)
+        except BadInput as error:
+            raise ValueError(str(error)) from None
+        if len(set(map(repr, self.choices))) < len(self.choices):
+            raise ValueError(f"choices={list(self.choices)} repeat a value; list each once")
+        return self
+
+
+Knobs = dict[str, tuple[Case, ...]]
+
+
+def as_cases(value: Any) -> Any:
+    """A field's `value`, `[choices]` or `[{when, choices}]` in the last form."""
+    items = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(item, dict | Case) for item in items):
+        return items
+    return [{"choices": items}]
 
 
 class RoleSpace(Noun):
     """Choices of one role."""
 
-    plans: tuple[str, ...]
+    plans: tuple[str, ...] = Field(min_length=1)
     """Parallel plans: `TP4`, `DEP8` (attention DP, expert parallel), `DPA4` (attention DP, TP experts)."""
-    workers: tuple[int, ...]
-    mem_fraction_static: tuple[float, ...]
-    swa_full_tokens_ratio: tuple[float, ...] = (0.1,)
-    slots_margin: tuple[float, ...] = (1.0,)
-    """Request slots over the share of the load that a worker gets."""
-    chunk_tokens_per_rank: tuple[int, ...] = (8192,)
-    prefill_delayer: tuple[bool, ...] = (False,)
+    workers: tuple[int, ...] = Field(min_length=1)
+    knobs: Knobs = Field(default_factory=dict)
+    """Any other field of a role, in the order of evaluation, with its choices."""
+
+    @field_validator("knobs", mode="before")
+    @classmethod
+    def _normal(cls, value: Any) -> Any:
+        return {k: as_cases(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _known(self) -> RoleSpace:
+        known = set(EngineGroup.model_fields) - STRUCTURAL
+        wrong = sorted(set(self.knobs) - known)
+        if wrong:
+            raise ValueError(
+                f"knobs.{wrong[0]} is no knob of a role; choose among {sorted(known)}, or plans and workers"
+            )
+        for plan in self.plans:
+            try:
+                plan_width(plan)
+            except BadInput as error:
+                raise ValueError(str(error)) from None
+        for number in self.workers:
+            if number < 1:
+                raise ValueError(f"workers={number} must be at least 1; raise it")
+        return self
 
 
 class SearchSpace(Noun):
@@ -43,69 +115,165 @@ class SearchSpace(Noun):
 
     name: str
     mode: Literal["disaggregated", "aggregated"]
+    models: tuple[str, ...] = ()
+    """Models it is meant for; empty means any."""
     mtp_steps: tuple[int, ...] = (0,)
     """Draft steps; 0 turns drafting off."""
     prefill: RoleSpace | None = None
     decode: RoleSpace | None = None
     aggregated: RoleSpace | None = None
+    deployment: Knobs = Field(default_factory=dict)
+    """Choices of `transfer_backend`, `frontend_kind`, `router_processes` and `policy`."""
     source: str = ""
 
-    def knobs(self) -> dict[str, tuple[Any, ...]]:
-        """Flat name to choices, such as `decode.plan`; single choices included."""
-        found: dict[str, tuple[Any, ...]] = {"mtp_steps": self.mtp_steps}
-        roles = ("prefill", "decode") if self.mode == "disaggregated" else ("aggregated",)
-        for role in roles:
-            space = getattr(self, role)
-            if space is None:
-                raise BadInput(f"space {self.name!r}: {role} is required for mode={self.mode}; add it")
-            found[f"{role}.plan"] = space.plans
-            found[f"{role}.workers"] = space.workers
-            for knob in (
-                "mem_fraction_static",
-                "swa_full_tokens_ratio",
-                "slots_margin",
-                "chunk_tokens_per_rank",
-                "prefill_delayer",
-            ):
-                choices = getattr(space, knob)
-                if len(choices) > 1:
-                    found[f"{role}.{knob}"] = choices
+    @field_validator("deployment", mode="before")
+    @classmethod
+    def _normal(cls, value: Any) -> Any:
+        return {k: as_cases(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _complete(self) -> SearchSpace:
+        for role in self.roles:
+            if getattr(self, role) is None:
+                raise ValueError(f"space {self.name!r}: {role} is required for mode={self.mode}; add it")
+        extra = [r for r in ("prefill", "decode", "aggregated") if getattr(self, r) and r not in self.roles]
+        if extra:
+            raise ValueError(f"space {self.name!r}: {extra[0]} has no place in mode={self.mode}; remove it")
+        wrong = sorted(set(self.deployment) - set(DEPLOYMENT_FIELDS))
+        if wrong:
+            raise ValueError(f"deployment.{wrong[0]} is unknown; choose among {list(DEPLOYMENT_FIELDS)}")
+        for role in self.roles:
+            _check_names(self.fields(role), SHAPE_NAMES, role)
+        _check_names(self.fields("deployment"), LOAD_NAMES, "deployment")
+        return self
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """Roles of the mode, prefill first."""
+        return ("prefill", "decode") if self.mode == "disaggregated" else ("aggregated",)
+
+    def role(self, role: Role) -> RoleSpace:
+        """Choices of a role of the mode."""
+        found: RoleSpace = getattr(self, role)
+        return found
+
+    def fields(self, part: str) -> Knobs:
+        """Every field of a role or of `deployment` with its cases, in the order of evaluation."""
+        return _fields(self, part)
+
+    def knobs(self) -> dict[str, tuple[Choice, ...]]:
+        """Flat name to choices, such as `decode.plan`; fields with one choice are left out.
+
+        Where a field has several cases, each case with choices is a knob: `decode.slots@1`.
+        """
+        found: dict[str, tuple[Choice, ...]] = {"mtp_steps": self.mtp_steps}
+        for role in self.roles:
+            found[f"{role}.plan"] = self.role(role).plans
+            found[f"{role}.workers"] = self.role(role).workers
+        for part in (*self.roles, "deployment"):
+            for field, cases in self.fields(part).items():
+                for index, case in enumerate(cases):
+                    if len(case.choices) > 1:
+                        found[knob_name(part, field, index, cases)] = case.choices
         return found
 
     @property
     def size(self) -> int:
-        """Points of the space, valid or not."""
+        """Points of the space with every knob counted, whether its case holds or not."""
         total = 1
         for choices in self.knobs().values():
             total *= len(choices)
         return total
 
 
+@lru_cache(maxsize=1024)
+def _fields(space: SearchSpace, part: str) -> Knobs:
+    own = space.deployment if part == "deployment" else getattr(space, part).knobs
+    base = practice()[part]
+    own = {name: tuple(_resolved(case, base.get(name)) for case in cases) for name, cases in own.items()}
+    return {**{name: own.get(name, cases) for name, cases in base.items()}, **own}
+
+
+def _resolved(case: Case, usual: tuple[Case, ...] | None) -> Case:
+    """The case with `=practice` replaced by what it stands for."""
+    if PRACTICE not in case.choices:
+        return case
+    if usual is None or len(usual) != 1:
+        raise ValueError(f"{PRACTICE} stands for one formula of catalog/practice.yaml; write it out here")
+    first = usual[0].choices[0]
+    return Case(when=case.when, choices=tuple(first if c == PRACTICE else c for c in case.choices))
+
+
+def knob_name(part: str, field: str, index: int, cases: tuple[Case, ...]) -> str:
+    """Name of the knob of one case of a field."""
+    return f"{part}.{field}" + (f"@{index}" if len(cases) > 1 else "")
+
+
+def _check_names(fields: Knobs, known: frozenset[str], part: str) -> None:
+    """Raise `ValueError` for a formula that looks at what is not known when it is evaluated."""
+    before: set[str] = set()
+    for field, cases in fields.items():
+        for case in cases:
+            for condition, names in [
+                (case.when, parse_formula(case.when).names if case.when else frozenset()),
+                *((str(c), f.names) for c in case.choices if (f := formula_of(c))),
+            ]:
+                allowed = known if condition == case.when else known | before
+                wrong = sorted(names - allowed)
+                if wrong:
+                    raise ValueError(
+                        f"{part}.{field}: {condition!r} uses {wrong[0]}, which is not known there; choose "
+                        f"among {sorted(allowed)}"
+                    )
+        if cases[-1].when:
+            raise ValueError(f"{part}.{field}: the last case has a condition; end with one that has none")
+        before.add(field)
+
+
 @cache
-def load_spaces(hardware: str) -> tuple[SearchSpace, ...]:
-    """The shipped spaces for a platform: disaggregated first."""
+def practice() -> dict[str, Knobs]:
+    """What public recipes do with the fields that a space leaves out, by role."""
+    where = "catalog/practice.yaml"
+    data = yaml.safe_load((catalog_root() / "practice.yaml").read_text())
+    return {
+        part: {
+            field: tuple(Case.parse(item, f"{where}: {part}.{field}") for item in as_cases(value))
+            for field, value in fields.items()
+        }
+        for part, fields in data.items()
+    }
+
+
+@cache
+def load_spaces(hardware: str, model: str | None = None) -> tuple[SearchSpace, ...]:
+    """The shipped spaces for a platform and a model (None takes those of all): disaggregated first."""
     entry = catalog_root() / "lanes" / f"{hardware}.yaml"
     if not entry.is_file():
         raise BadInput(f"hardware={hardware!r} has no search space in the catalog; give one with --space")
-    data = yaml.safe_load(entry.read_text())
-    return tuple(SearchSpace.parse(item, f"catalog/lanes/{hardware}.yaml") for item in data["spaces"])
+    found = spaces_in(yaml.safe_load(entry.read_text()), f"catalog/lanes/{hardware}.yaml")
+    return tuple(s for s in found if model is None or not s.models or model in s.models)
 
 
-def topologies(space: SearchSpace, num_gpus: int) -> Iterator[dict[str, Any]]:
-    """Choices of layout and drafting that fit `num_gpus`, with the other knobs at their first choice."""
-    knobs = space.knobs()
-    shape = [k for k in knobs if k == "mtp_steps" or k.endswith((".plan", ".workers"))]
-    rest = {k: v[0] for k, v in knobs.items() if k not in shape}
-    for values in product(*(knobs[k] for k in shape)):
-        point = {**dict(zip(shape, values, strict=True)), **rest}
-        if gpus(space, point) <= num_gpus:
-            yield point
+def spaces_in(data: Any, where: str) -> tuple[SearchSpace, ...]:
+    """The spaces of a document: a list under `spaces`, or one space.
 
-
-def gpus(space: SearchSpace, point: dict[str, Any]) -> int:
-    """GPUs of a point."""
-    roles = ("prefill", "decode") if space.mode == "disaggregated" else ("aggregated",)
-    return sum(plan_width(point[f"{role}.plan"]) * int(point[f"{role}.workers"]) for role in roles)
+    Raises:
+        BadInput: a key, name or formula is wrong; names it.
+    """
+    if not isinstance(data, Mapping):
+        raise BadInput(f"{where}: expected a mapping with `spaces`, got {type(data).__name__}; see the docs")
+    items = data.get("spaces", [data] if "mode" in data else None)
+    if not isinstance(items, list) or not items:
+        raise BadInput(f"{where}: spaces must be a list of at least one space; add `- name: ...`")
+    extra = sorted(str(k) for k in set(data) - {"spaces"}) if "spaces" in data else []
+    if extra:
+        raise BadInput(f"{where}: unknown key {extra[0]} beside `spaces`; remove it")
+    found = tuple(SearchSpace.parse(item, f"{where}: spaces[{i}]") for i, item in enumerate(items))
+    names = [space.name for space in found]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise BadInput(f"{where}: two spaces are named {twice[0]!r}; name each differently")
+    return found
 
 
 def plan_width(plan: str) -> int:
@@ -116,114 +284,15 @@ def plan_width(plan: str) -> int:
     return int(digits)
 
 
-def recipe_at(
-    space: SearchSpace, point: dict[str, Any], model: ModelSpec, hw: Hardware, workload: Workload
-) -> Recipe:
-    """The recipe of one point for one workload; derived knobs follow public practice by formula.
-
-    It is unnamed: `named` gives a candidate worth keeping its name.
-
-    Raises:
-        pydantic.ValidationError: the point's layout breaks a law of `EngineGroup`.
-    """
-    disaggregated = space.mode == "disaggregated"
-    roles = ("prefill", "decode") if disaggregated else ("aggregated",)
-    groups: dict[str, Any] = {
-        role: _group(
-            getattr(space, role),
-            role,
-            tuple((k.partition(".")[2], v) for k, v in point.items() if k.startswith(f"{role}.")),
-            point["mtp_steps"],
-            model,
-            hw,
-            workload,
-        )
-        for role in roles
-    }
-    rack = hw.nvlink_domain_gpus > hw.gpus_per_node
-    return Recipe.model_construct(
-        name="candidate",
-        model=model.name,
-        hardware=hw.name,
-        transfer_backend=("mooncake" if rack else "nixl") if disaggregated else None,
-        frontend=ROUTER if disaggregated else NO_ROUTER,
-        source=f"search space {space.name}",
-        **groups,
-    )
-
-
-ROUTER = Frontend(kind="dynamo", router_processes=9)
-NO_ROUTER = Frontend()
-
-
-def named(recipe: Recipe) -> Recipe:
-    """The recipe with a name made of platform, topology and digest."""
-    name = f"{recipe.hardware}-{recipe.topology.lower()}-{recipe.digest[:6]}"
-    return recipe.model_copy(update={"name": name})
-
-
-@lru_cache(maxsize=65536)
-def _group(
-    choices: RoleSpace,
-    role: str,
-    knobs: tuple[tuple[str, Any], ...],
-    mtp_steps: int,
-    model: ModelSpec,
-    hw: Hardware,
-    workload: Workload,
-) -> EngineGroup:
-    """One role of a point. Points share roles, so each is built and validated once."""
-    chosen = dict(knobs)
-
-    def choice(knob: str) -> Any:
-        return chosen.get(knob, getattr(choices, knob)[0])
-
-    plan, workers = chosen["plan"], chosen["workers"]
+def plan_sizes(plan: str) -> tuple[int, int, int]:
+    """Tensor parallel, attention-DP and expert-parallel width of a plan."""
     width = plan_width(plan)
-    attention_dp = 1 if plan.startswith("TP") else width
-    expert_parallel, drafting = plan.startswith("DEP"), mtp_steps > 0
-    mtp = Mtp(num_steps=mtp_steps) if drafting and role != "prefill" else None
-    draft = mtp.num_draft_tokens if mtp else 1
-    chunk = choice("chunk_tokens_per_rank")
-    share = ceil(workload.concurrency / (workers * attention_dp))
-    slots = PREFILL_SLOTS if role == "prefill" else max(8, ceil(share * choice("slots_margin")))
-    graph = min(1280, max(8, share, min(slots, 512)))
-    values: dict[str, Any] = {
-        "num_workers": workers,
-        "tp": width,
-        "attention_dp": attention_dp,
-        "moe_ep": width if expert_parallel else 1,
-        "redundant_experts": redundant_experts_for(model.num_experts, width) if expert_parallel else 0,
-        "mem_fraction_static": choice("mem_fraction_static"),
-        "swa_full_tokens_ratio": choice("swa_full_tokens_ratio"),
-        "max_running_per_rank": slots,
-        "chunk_tokens_per_rank": chunk * (width if role == "prefill" and attention_dp == 1 else 1),
-        "graph_max_batch_per_rank": graph,
-        "dp_lm_head": attention_dp > 1,
-        "dense_tp1": expert_parallel and not drafting,
-        "online_compress": not drafting,
-        "mtp": mtp,
-        "prefill_delayer": choice("prefill_delayer"),
-        **_experts(plan, hw),
-    }
-    if expert_parallel and hw.sm >= 100:
-        need = max(chunk if role != "decode" else 1, graph * draft if role != "prefill" else 1)
-        values["megamoe_cap_tokens"] = max(1280, ceil(need / PAGE) * PAGE)
-    if role == "decode":
-        values["context_length"] = ceil((workload.isl + workload.osl) / 1024) * 1024
-        if expert_parallel and not drafting:
-            values |= {"decode_polling_interval": 8, "clip_max_new_tokens": 8}
-    if role != "prefill" and attention_dp > 1:
-        values["stream_interval"] = 60
-    return EngineGroup(**values)
+    return width, 1 if plan.startswith("TP") else width, width if plan.startswith("DEP") else 1
 
 
-def _experts(plan: str, hw: Hardware) -> dict[str, str]:
-    """MoE backend and precisions of a plan on a platform, as public recipes choose them."""
-    if hw.sm >= 100:
-        if plan.startswith("DEP"):
-            return {"moe_backend": "megamoe", "moe_activation": "fp4"}
-        return {"moe_backend": "flashinfer_mxfp4", "moe_activation": "fp8"}
-    if plan.startswith("DEP"):
-        return {"moe_backend": "deepep", "moe_activation": "fp8", "expert_weights": "fp8"}
-    return {"moe_backend": "marlin", "moe_activation": "bf16"}
+def shapes(space: SearchSpace) -> Iterator[tuple[int, tuple[tuple[str, int], ...]]]:
+    """Every layout: draft steps, and plan and workers of each role."""
+    sides = [list(product(space.role(r).plans, space.role(r).workers)) for r in space.roles]
+    for steps in space.mtp_steps:
+        for layout in product(*sides):
+            yield steps, layout

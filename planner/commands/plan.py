@@ -49,10 +49,31 @@ EXAMPLE = example(
     metavar="K",
     help="Most rows of the table, chosen for least regret.  [each load's own recipe]",
 )
+@click.option(
+    "--traffic", multiple=True, metavar="LOAD:SHARE[,..]",
+    help="Time spent at each load; rows then minimise the expected loss.",
+)  # fmt: skip
+@click.option(
+    "--switches-per-hour", type=float, default=0.0, show_default=True,
+    help="How often the load moves between planned loads; switches then cost drain and warm-up.",
+)  # fmt: skip
+@click.option(
+    "--hysteresis", type=float, default=0.1, show_default=True,
+    help="Share of a row's boundary by which the load must pass it before the row is left.",
+)  # fmt: skip
+@click.option(
+    "--warmup-s", type=float, default=900.0, show_default=True, help="Start of a worker to serving."
+)
+@click.option("--space", metavar="FILE", help="Search spaces of your own instead of the shipped ones.")
 @click.option("--trials", type=int, default=16, show_default=True, help="Sampler trials per load.")
 @click.option("--keep", type=int, default=24, show_default=True, help="Screened recipes simulated per load.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of simulation and sampler.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [all cores]")
+@click.option(
+    "--storage", metavar="URL",
+    help="Database that processes on several machines share; run the same command on each.",
+)  # fmt: skip
+@click.option("--cluster", metavar="URL", help="Simulate on a Dask cluster: dask://host:port.")
 @calibration_option
 @click.option(
     "--out", required=True, type=click.Path(file_okay=False), help="Folder for the results and the study."
@@ -68,13 +89,17 @@ def command(**options: Any) -> None:
 
     from tqdm import tqdm
 
+    from engine_adapter.yaml_files import parse_yaml, read_text
     from planner.file_writer import write_files
     from planner.plan import plan
     from planner.plan_files import plan_files
     from planner.plan_text import plan_text
     from planner.plan_types import PlanRequest
+    from search_spaces.space import spaces_in
 
     request = PlanRequest.parse(_request(options), "plan")
+    own = options["space"]
+    spaces = spaces_in(parse_yaml(read_text(own), own), own) if own else ()
     out = Path(options["out"])
     bar = tqdm(desc="plan", unit="trial", leave=False, disable=None)
 
@@ -84,7 +109,9 @@ def command(**options: Any) -> None:
         bar.update(done - bar.n)
 
     try:
-        result = plan(request, out, options["workers"], on_step)
+        result = plan(
+            request, out, options["workers"], on_step, spaces, options["storage"], options["cluster"]
+        )
     except KeyboardInterrupt:
         click.echo(f"stopped; the same command goes on from {out}", err=True)
         raise
@@ -109,7 +136,8 @@ def command(**options: Any) -> None:
 def _request(options: dict[str, Any]) -> dict[str, Any]:
     same = (
         "model", "hardware", "num_gpus", "isl", "osl", "random_range_ratio", "concurrencies", "objective",
-        "risk", "mtp", "stack", "max_recipes", "trials", "keep", "seed", "calibration",
+        "risk", "mtp", "stack", "max_recipes", "trials", "keep", "seed", "calibration", "switches_per_hour",
+        "hysteresis", "warmup_s",
     )  # fmt: skip
     slo = {
         "max_median_ttft_ms": options["max_ttft_ms"],
@@ -118,4 +146,21 @@ def _request(options: dict[str, Any]) -> dict[str, Any]:
         "max_p99_tpot_ms": options["max_p99_tpot_ms"],
         "min_tokens_per_s_per_user": options["min_tok_s_user"],
     }
-    return {**{name: options[name] for name in same}, "slo": slo}
+    return {**{name: options[name] for name in same}, "slo": slo, "traffic": _traffic(options["traffic"])}
+
+
+def _traffic(texts: tuple[str, ...]) -> dict[int, float]:
+    from search_spaces.errors import BadInput
+
+    found: dict[int, float] = {}
+    for item in (part for text in texts for part in text.split(",")):
+        load, colon, share = item.partition(":")
+        try:
+            if not colon or int(load) < 1 or float(share) < 0:
+                raise ValueError(item)
+            found[int(load)] = float(share)
+        except ValueError:
+            raise BadInput(f"traffic={item!r} must be LOAD:SHARE; write e.g. 64:3,512:1") from None
+    if found and not sum(found.values()) > 0:
+        raise BadInput(f"traffic={list(texts)} has no share above 0; raise one")
+    return found

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine_adapter.recipe_files import load_recipe
+from engine_adapter.recipe_files import load_all, load_recipe
 from planner.file_writer import write_files
 from search_spaces.errors import BadInput
 from tests.planner_tests.samples import MEGAMOE, SINGLE, SRT, recipe_file, servecast
@@ -141,3 +141,28 @@ def test_bad_options(tmp_path):
     ):
         done = servecast("export", "--format", "sglang", "--out", out, *arguments)
         assert done.exit_code == 2 and wanted in done.stderr and not out.exists()
+
+
+def test_a_table_is_one_override_file_or_one_master_entry(tmp_path):
+    table = dispatch_file(tmp_path)
+    done = servecast(
+        "export", "--table", table, "--format", "srt-slurm", "--one-file", "--out", tmp_path / "one"
+    )
+    assert done.exit_code == 0, done.stderr
+    (file,) = (tmp_path / "one").iterdir()
+    assert len(load_all(file)) == 2
+    done = servecast("export", "--table", table, "--format", "inferencex", "--out", tmp_path / "ix")
+    assert done.exit_code == 0, done.stderr
+    assert "conc-list" in (tmp_path / "ix" / "nvidia-master.yaml").read_text()
+
+
+def test_a_diff_names_fields_values_and_restarts(tmp_path):
+    pair = ("disagg-mid-curve-2p1d-dep4-dep8-mtp", "disagg-mid-curve-4p1d-dep4-dep8-mtp")
+    done = servecast("export", "--diff", *pair)
+    assert done.exit_code == 0, done.stderr
+    assert "prefill  num_workers                  2     4" in done.stdout
+    assert "prefill restarts; decode restarts (16 GPUs drain, 24 GPUs start)" in done.stdout
+    found = json.loads(servecast("export", "--diff", *pair, "--json").stdout)
+    assert {c["field"] for c in found["changes"] if c["role"] == "decode"} == {"graph_max_batch_per_rank"}
+    alone = servecast("export", "--diff", *pair, "--format", "sglang")
+    assert alone.exit_code == 2 and "--diff stands alone" in alone.stderr

@@ -17,20 +17,22 @@ from planner.plan import bench_of, plan
 from planner.plan_files import plan_files
 from planner.plan_types import PlanRequest
 from search_spaces.errors import BadInput, Infeasible
-from search_spaces.space import RoleSpace, SearchSpace, load_spaces, topologies
+from search_spaces.space import RoleSpace, SearchSpace, load_spaces
+from search_spaces.space_points import topologies
 from search_spaces.workload import Slo
 
 SPACE = SearchSpace(
     name="small",
     mode="disaggregated",
     mtp_steps=(0, 3),
-    prefill=RoleSpace(plans=("DEP4",), workers=(1, 2), mem_fraction_static=(0.9,)),
+    prefill=RoleSpace(plans=("DEP4",), workers=(1, 2)),
     decode=RoleSpace(
         plans=("DEP8", "TP4"),
         workers=(1,),
-        mem_fraction_static=(0.9, 0.94),
-        swa_full_tokens_ratio=(0.15, 0.1),
-        slots_margin=(1.25,),
+        knobs={
+            "mem_fraction_static": [0.9, 0.94],
+            "swa_full_tokens_ratio": [0.15, 0.1],
+        },
     ),
 )
 

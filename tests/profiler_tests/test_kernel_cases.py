@@ -24,8 +24,9 @@ def grid(name="h200", **options):
 
 
 def test_plans_come_from_the_search_space_of_the_platform():
-    assert [plan.name for plan in plans_of(H200)] == ["DEP8", "DEP16", "TP8"]
-    assert [plan.name for plan in plans_of(H200, ("TP1", "TP8"))] == ["DEP8", "DEP16", "TP8", "TP1"]
+    shipped = ["DEP4", "DEP8", "DEP16", "DPA8", "TP4", "TP8"]
+    assert [plan.name for plan in plans_of(H200)] == shipped
+    assert [plan.name for plan in plans_of(H200, ("TP1", "TP8"))] == [*shipped, "TP1"]
     with pytest.raises(BadInput, match="XP4"):
         plans_of(H200, ("XP4",))
 
