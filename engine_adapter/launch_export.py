@@ -74,7 +74,7 @@ def _server(
         lines += ['LEADER="${LEADER:?set it to the address of node 0 of this worker}"']
     lines += [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
     arguments = [f"--model-path {shlex.quote(model_names.checkpoint(recipe))}", "--trust-remote-code"]
-    arguments += [_argument(name, value) for name, value in flags.items()]
+    arguments += [shlex.join(flag_words(name, value)) for name, value in flags.items()]
     if role != "aggregated":
         arguments += [f"--disaggregation-mode {role}"]
         arguments += [f"--disaggregation-transfer-backend {recipe.transfer_backend or 'mooncake'}"]
@@ -90,13 +90,13 @@ def _server(
     return "\n".join(lines) + "\n"
 
 
-def _argument(name: str, value: FlagValue) -> str:
+def flag_words(name: str, value: FlagValue) -> list[str]:
+    """One flag as words of a command line; none for a switch that is off."""
     if value is True:
-        return f"--{name}"
+        return [f"--{name}"]
     if value is False:
-        return f"--{name} false" if name not in BOOL_FLAGS else ""
-    values = value if isinstance(value, list) else [str(value)]
-    return f"--{name} " + " ".join(shlex.quote(item) for item in values)
+        return [f"--{name}", "false"] if name not in BOOL_FLAGS else []
+    return [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
 
 
 def _router(recipe: Recipe, hardware: Hardware) -> str:

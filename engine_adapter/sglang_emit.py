@@ -26,12 +26,13 @@ from search_spaces.recipe import A2A_BACKENDS, EngineGroup
 
 
 def flags_from_group(
-    group: EngineGroup, role: Role, engine_version: str, hardware: Hardware
+    group: EngineGroup, role: Role, engine_version: str, hardware: Hardware | None
 ) -> tuple[dict[str, FlagValue], dict[str, str]]:
     """Flags (full hyphenated names) and environment of one worker.
 
     The inverse of `group_from_flags`: read back for the same role, hardware and version they give
     the same group. Unmodelled flags and variables that the release does not know are left out.
+    Without a catalog platform (`hardware` None) nothing is checked against one.
 
     Raises:
         BadInput: the release has no way to start this group.
@@ -46,6 +47,7 @@ def flags_from_group(
             _emit(rule, value, group.attention_dp, version, flags)
     if (
         role == "decode"
+        and hardware is not None
         and group.chunk_tokens_per_rank == defaults.chunk_tokens(hardware) // group.attention_dp
     ):
         del flags["chunked-prefill-size"]  # without effect here, and need not divide evenly
@@ -131,13 +133,18 @@ def _emit_moe(
         env[FP4_EXPERTS_ENV] = "0"
 
 
-def _check_emittable(group: EngineGroup, role: Role, hardware: Hardware, version: tuple[int, ...]) -> None:
+def _check_emittable(
+    group: EngineGroup, role: Role, hardware: Hardware | None, version: tuple[int, ...]
+) -> None:
     """Raise for a group that no flags of this release mean."""
-    runs = defaults.moe_activation(group.moe_backend, hardware, group.moe_activation == "fp4")
+    runs, platform = group.moe_activation, "this platform"
+    if hardware is not None:
+        runs = defaults.moe_activation(group.moe_backend, hardware, group.moe_activation == "fp4")
+        platform = hardware.name
     nvfp4 = group.moe_backend == "flashinfer_trtllm_routed"
     laws = (
         (runs == group.moe_activation, "moe_activation", group.moe_activation,
-         f"is not what {group.moe_backend} runs on {hardware.name}", f"set moe_activation={runs}"),
+         f"is not what {group.moe_backend} runs on {platform}", f"set moe_activation={runs}"),
         (group.expert_weights != "nvfp4" or nvfp4, "moe_backend", group.moe_backend,
          "does not run nvfp4 experts", "choose flashinfer_trtllm_routed"),
         (not nvfp4 or group.expert_weights == "nvfp4", "moe_backend", group.moe_backend,
