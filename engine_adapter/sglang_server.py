@@ -7,10 +7,13 @@ import json
 import os
 import socket
 import sys
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from engine_adapter import model_names
 from engine_adapter.adapter import LaunchCommand, LoadResult, ServerInfo
@@ -85,31 +88,44 @@ class SglangServer:
         """Run `python -m sglang.bench_serving` and read its result."""
         return run_bench(self.python, self.url, self.info().model_path, workload, num_gpus, seed)
 
-    def generate(self, prompts: list[list[int]], new_tokens: int, timeout_s: float = 600.0) -> None:
-        """Let the prompts be continued side by side by exactly `new_tokens` tokens each, and wait."""
-        self.call("/generate", self.generate_body(prompts, new_tokens), timeout_s)
+    def generate(
+        self, prompts: list[list[int]], new_tokens: int, timeout_s: float = 600.0
+    ) -> list[tuple[float, int]]:
+        """Let the prompts be continued side by side by exactly `new_tokens` tokens each, and wait.
 
-    @staticmethod
-    def generate_body(prompts: list[list[int]], new_tokens: int) -> dict[str, Any]:
-        """The request that `generate` sends."""
-        sampling = {"temperature": 0, "max_new_tokens": new_tokens, "ignore_eos": True}
-        return {"input_ids": prompts, "sampling_params": sampling}
+        Returns:
+            When each token came (wall-clock seconds), and the index of its prompt.
+        """
+        body = {
+            "input_ids": prompts,
+            "sampling_params": {"temperature": 0, "max_new_tokens": new_tokens, "ignore_eos": True},
+            "stream": True,
+        }
+        with self._open("/generate", body, timeout_s) as reply:
+            lines = [(time.time(), line) for line in reply if line.startswith(b"data: {")]
+        events = [(when, json.loads(line.removeprefix(b"data: "))) for when, line in lines]
+        errors = [event["error"] for _, event in events if "error" in event]
+        if errors:
+            raise MissingData(f"endpoint={self.url!r} refused a prompt: {errors[0]}")
+        return [(when, int(event.get("index", 0))) for when, event in events]
 
     def call(self, path: str, body: object = None, timeout_s: float = 60.0) -> Any:
         """A JSON exchange; a GET without a body."""
         return json.loads(self.read(path, body, timeout_s))
 
     def read(self, path: str, body: object = None, timeout_s: float = 60.0) -> bytes:
-        """The bytes of one answer.
+        """The bytes of one answer."""
+        with self._open(path, body, timeout_s) as reply:
+            return bytes(reply.read())
 
-        Raises:
-            MissingData: no answer, or an error.
-        """
+    @contextmanager
+    def _open(self, path: str, body: object, timeout_s: float) -> Iterator[IO[bytes]]:
+        """An answer to read from; no answer, or an error, raises `MissingData`."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
         try:
             with urllib.request.urlopen(request, timeout=timeout_s) as reply:
-                return bytes(reply.read())
+                yield reply
         except urllib.error.HTTPError as error:
             detail = error.read(300).decode(errors="replace")
             raise MissingData(f"endpoint={self.url + path!r} answers {error.code}: {detail}") from None

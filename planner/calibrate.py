@@ -21,8 +21,9 @@ from search_spaces.errors import Infeasible
 from search_spaces.records import MeasuredPoint
 from simulator.calibration import Calibration, HostCosts, load_calibration
 from simulator.parameters import Parameter, parameter
+from simulator.setting import Setting, setting_for
 from simulator.simulate import metrics_of
-from simulator.world import Setting, run
+from simulator.world import run
 
 Floats = NDArray[np.float64]
 
@@ -96,14 +97,9 @@ def build(params: Sequence[Parameter], free: Floats, name: str = "fit") -> Calib
 def setting_of(point: MeasuredPoint, calibration: Calibration) -> Setting:
     """What to simulate for a measured point."""
     assert point.recipe is not None and point.workload is not None
-    return Setting(
-        point.recipe,
-        point.workload,
-        catalog_loader.model(point.recipe.model),
-        catalog_loader.hardware(point.recipe.hardware),
-        catalog_loader.stack(point.stack),
-        calibration,
-    )
+    seed = point.provenance.seed if point.provenance else 0
+    stack = catalog_loader.stack(point.stack)
+    return setting_for(point.recipe, point.workload, stack, calibration, seed, point.steps)
 
 
 def residuals(points: Sequence[MeasuredPoint], calibration: Calibration) -> Floats:

@@ -33,7 +33,8 @@ COMMANDS = {
         "planner.commands.export", "Write a recipe as srt-slurm, SGLang or Servecast files."
     ),
     "catalog": LazyCommand("planner.commands.catalog", "Show known platforms, models, stacks and recipes."),
-    "profile": LazyCommand("planner.commands.profile", "Measure, import and show kernel times."),
+    "profile": LazyCommand("planner.commands.profile", "Measure, import and show kernel and step times."),
+    "observe": LazyCommand("planner.commands.observe", "Run a recipe on a live engine and compare."),
 }
 """Each command is the attribute `command` of its module."""
 
@@ -96,7 +97,8 @@ def cli() -> None:
     """Simulate and plan DeepSeek-V4 serving with SGLang, without a GPU.
 
     Results go to stdout, progress and notes to stderr. Exit codes: 0 done, 2 bad input, 3 no recipe
-    fits, 4 predictions out of tolerance, 5 data or package missing, 130 interrupted; 1 is a bug.
+    fits, 4 predictions out of tolerance or a server that does not start, 5 data or package missing, 130
+    interrupted; 1 is a bug.
     """
 
 

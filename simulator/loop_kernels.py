@@ -263,19 +263,27 @@ def decode_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: in
 
 
 @inner
+def release_lingering(ranks: Any, r: int) -> None:
+    """Requests that finished earlier leave: their memory and slots are free."""
+    ranks.f[r, USED_FULL] -= ranks.f[r, LINGER_FULL]
+    ranks.f[r, USED_SWA] -= ranks.f[r, LINGER_SWA]
+    ranks.i[r, ACTIVE] -= ranks.i[r, LINGER]
+    ranks.i[r, LINGER] = 0
+    ranks.f[r, LINGER_FULL], ranks.f[r, LINGER_SWA], ranks.f[r, LINGER_CONTEXT] = 0.0, 0.0, 0.0
+
+
+@inner
 def decode_rank_end(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, now: float) -> None:
-    """One decode iteration of a rank is over: contexts grow, finished requests leave one step late."""
+    """One decode iteration of a rank is over: contexts grow, finished requests leave (one step late
+    under the overlapped scheduler)."""
     n = ranks.i[r, RUNNING]
     grown = ranks.f[r, ACCEPT]
     ranks.i[r, ITERATION] += 1
     it = ranks.i[r, ITERATION]
     ranks.f[r, CONTEXT] += grown
-    ranks.f[r, USED_FULL] += grown - ranks.f[r, LINGER_FULL]
-    ranks.f[r, USED_SWA] -= ranks.f[r, LINGER_SWA]
+    ranks.f[r, USED_FULL] += grown
     ranks.f[r, REMAINING] = max(ranks.f[r, REMAINING] - grown, 0.0)
-    ranks.i[r, ACTIVE] -= ranks.i[r, LINGER]
-    ranks.i[r, LINGER] = 0
-    ranks.f[r, LINGER_FULL], ranks.f[r, LINGER_SWA], ranks.f[r, LINGER_CONTEXT] = 0.0, 0.0, 0.0
+    release_lingering(ranks, r)
     if ranks.f[r, USED_FULL] > classes.f[c, FULL]:
         w.totals[c, FULL_OVERFLOWS] += 1
     interval = classes.i[c, SWA_INTERVAL]
@@ -293,6 +301,8 @@ def decode_rank_end(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int,
         following = reqs.link[req]
         finish(w, classes, c, ranks, reqs, r, req, now)
         req = following
+    if classes.i[c, OVERLAP] == 0:
+        release_lingering(ranks, r)
     if interval > 0 and it % interval == 0:
         evict(ranks, r, it)
     if classes.i[c, RADIX] == 1:
@@ -301,7 +311,10 @@ def decode_rank_end(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int,
 
 @inner
 def finish(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: int, now: float) -> None:
-    """A request's last token is out: the client sends its next one, memory lingers for one more step."""
+    """A request's last token is out: the client sends its next one.
+
+    The overlapped scheduler learns of it when the next step runs already, so the request takes part in that.
+    """
     rate = (reqs.i[req, OSL] - 1) / max(reqs.i[req, ITERS], 1)
     held = swa_held(classes, c, reqs, ranks, r, req)
     full = reqs.i[req, ISL] + (reqs.i[req, OSL] - 1)

@@ -36,7 +36,7 @@ def command(points: str, out: str, rounds: int, workers: int | None, from_priors
     from search_spaces.errors import MissingData
     from simulator.calibration import load_calibration
 
-    usable = [point for point in load_points(points) if point.usable and point.measured]
+    usable = [p for p in load_points(points) if p.usable and p.measured and p.steps is None]
     if not usable:
         raise MissingData(
             f"{points}: no point can be compared with a prediction; add measured DeepSeek-V4 points"
