@@ -274,8 +274,10 @@ def release_lingering(ranks: Any, r: int) -> None:
 
 @inner
 def decode_rank_end(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, now: float) -> None:
-    """One decode iteration of a rank is over: contexts grow, finished requests leave (one step late
-    under the overlapped scheduler)."""
+    """One decode iteration of a rank is over: contexts grow, finished requests leave.
+
+    Under the overlapped scheduler they leave one step late.
+    """
     n = ranks.i[r, RUNNING]
     grown = ranks.f[r, ACCEPT]
     ranks.i[r, ITERATION] += 1

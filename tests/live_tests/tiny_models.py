@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from search_spaces.recipe import EngineGroup, Recipe
+
 VOCAB = 2048
 
 SHAPE: dict[str, Any] = {
@@ -70,3 +72,32 @@ def write_model(folder: Path, config: dict[str, Any]) -> Path:
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content))
     return folder
+
+
+CPU_FLAGS: dict[str, str | int | float | bool | list[str]] = {
+    "device": "cpu",
+    "dtype": "float32",
+    "load-format": "dummy",
+    "attention-backend": "torch_native",
+    "sampling-backend": "pytorch",
+    "skip-server-warmup": True,
+}
+CPU_ENV = {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"}
+"""One thread computes, so that the engine's other processes and the client have the other core."""
+
+
+def recipe_of(name: str, folder: Path) -> Recipe:
+    """One server of the model in `folder`."""
+    group = EngineGroup(
+        tp=1,
+        moe_backend="triton",
+        mem_fraction_static=0.5,
+        max_running_per_rank=16,
+        max_total_tokens=32768,
+        chunk_tokens_per_rank=512,
+        graph_max_batch_per_rank=0,
+        overlap_schedule=False,
+        extra_flags=CPU_FLAGS,
+        extra_env=CPU_ENV,
+    )
+    return Recipe(name=name, model=name, hardware="cpu", aggregated=group, launch={"model_path": str(folder)})
