@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -38,9 +39,12 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     os.kill(os.getpid(), number)
 
 
-def stop_on_exit() -> None:
+def _stop_on_exit() -> None:
     """Stop servers at interpreter exit and on SIGTERM and SIGHUP; Ctrl-C unwinds by itself."""
+    atexit.unregister(_stop_all)
     atexit.register(_stop_all)
+    if threading.current_thread() is not threading.main_thread():
+        return  # only the main thread may set handlers
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _on_signal)
@@ -52,9 +56,12 @@ class ServerProcess:
     def __init__(self, words: Sequence[str], env: Mapping[str, str], log: Path) -> None:
         """Start it; `env` is added to this process's environment.
 
+        From now on the end of this process, by SIGTERM or SIGHUP too, is the end of the group.
+
         Raises:
             StartFailed: the program cannot be run.
         """
+        _stop_on_exit()
         self.words = tuple(words)
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)

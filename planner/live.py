@@ -14,7 +14,6 @@ from typing import Any
 
 from engine_adapter.adapter import LaunchCommand, ServerInfo
 from engine_adapter.recipe_files import load_recipe, split_selector
-from engine_adapter.server_process import stop_on_exit
 from engine_adapter.sglang_server import SglangAdapter, SglangServer, engine_python
 from planner.file_writer import write_files
 from planner.recipe_source import find_recipe, stack_for
@@ -91,7 +90,6 @@ def live_server(
     command = command.model_copy(update={"env": {**command.env, **(env or {})}})
     log = Path(options.log) if options.log else log
     say(f"starting {recipe.name}, log {log}")
-    stop_on_exit()
     server = adapter.start(command, log, options.start_timeout)
     try:
         yield server, command
