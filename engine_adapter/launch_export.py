@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 
 from engine_adapter import model_names
 from engine_adapter.flag_table import BOOL_FLAGS, Role
@@ -13,6 +14,7 @@ from search_spaces.hardware import Hardware
 from search_spaces.recipe import EngineGroup, Recipe
 
 PORT, BOOTSTRAP_PORT, DIST_PORT, ROUTER_PORT = 30000, 8998, 20000, 8000
+DYNAMO_PREFIX = "dyn-"
 PORT_STEP = 100
 """Distance between the ports of workers that share a node."""
 FILE_NAMES: dict[Role, str] = {"prefill": "prefill", "decode": "decode", "aggregated": "server"}
@@ -74,7 +76,7 @@ def _server(
         lines += ['LEADER="${LEADER:?set it to the address of node 0 of this worker}"']
     lines += [f"export {name}={shlex.quote(value)}" for name, value in env.items()]
     arguments = [f"--model-path {shlex.quote(model_names.checkpoint(recipe))}", "--trust-remote-code"]
-    arguments += [shlex.join(flag_words(name, value)) for name, value in flags.items()]
+    arguments += [shlex.join(words) for words in server_words(flags)]
     if role != "aggregated":
         arguments += [f"--disaggregation-mode {role}"]
         arguments += [f"--disaggregation-transfer-backend {recipe.transfer_backend or 'mooncake'}"]
@@ -88,6 +90,15 @@ def _server(
     arguments += ["--host 0.0.0.0 --port " + ('"$PORT"' if slots > 1 else str(PORT))]
     lines += [" \\\n  ".join(["python -m sglang.launch_server", *arguments])]
     return "\n".join(lines) + "\n"
+
+
+def server_words(flags: Mapping[str, FlagValue]) -> list[list[str]]:
+    """The words of each flag of `sglang.launch_server`.
+
+    Flags of Dynamo's worker around it are left out: the plain server refuses to start with them.
+    """
+    words = [flag_words(name, value) for name, value in flags.items() if not name.startswith(DYNAMO_PREFIX)]
+    return [one for one in words if one]
 
 
 def flag_words(name: str, value: FlagValue) -> list[str]:

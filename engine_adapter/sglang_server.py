@@ -18,7 +18,7 @@ from typing import IO, Any
 from engine_adapter import model_names
 from engine_adapter.adapter import LaunchCommand, LoadResult, ServerInfo
 from engine_adapter.flag_table import Role
-from engine_adapter.launch_export import flag_words
+from engine_adapter.launch_export import server_words
 from engine_adapter.prometheus_text import parse_metrics
 from engine_adapter.server_process import ServerProcess
 from engine_adapter.sglang_bench import run_bench
@@ -164,7 +164,7 @@ class SglangAdapter:
             flags.setdefault(METRICS_FLAG, True)
             number = free_port() if port is None else port + index
             words = [self.python, "-m", "sglang.launch_server", "--model-path", path, "--trust-remote-code"]
-            words += [word for flag, value in flags.items() for word in flag_words(flag, value)]
+            words += [word for flag in server_words(flags) for word in flag]
             if role != "aggregated":
                 words += ["--disaggregation-mode", role]
                 words += ["--disaggregation-transfer-backend", recipe.transfer_backend or "mooncake"]

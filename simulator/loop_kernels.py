@@ -104,6 +104,7 @@ def form_prefill(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, no
     """Build a rank's prefill batch; returns its tokens. Taken requests are chained under C_HEAD."""
     left = classes.i[c, CHUNK]
     left_input = classes.i[c, MAX_PREFILL]
+    page = classes.i[c, CHUNK_PAGE]
     weighted, promised = 0.0, 0.0
     ranks.i[r, C_HEAD], ranks.i[r, C_TAIL], ranks.i[r, C_TOKENS] = -1, -1, 0
     while ranks.i[r, Q_HEAD] >= 0 and left > 0 and left_input > 0:
@@ -112,7 +113,7 @@ def form_prefill(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, no
         rest = reqs.i[req, TARGET] - reqs.i[req, PROGRESS] - hit
         take = min(rest, left)
         if take < rest:
-            take = take // 256 * 256
+            take = take // page * page
         if take == 0 or not may_prefill(classes, c, ranks, reqs, r, req, take, promised):
             if hit > 0:
                 unlock(ranks.cache, ranks, r, reqs.i[req, HIT])
@@ -135,8 +136,9 @@ def form_prefill(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, no
         reqs.i[req, PROGRESS] += take
         enqueue(ranks, reqs, r, req, C_HEAD, C_TAIL)
         ranks.i[r, C_TOKENS] += take
-        left -= take
-        left_input -= take
+        paged = -(-take // page) * page  # the engine's budgets count whole pages
+        left -= paged
+        left_input -= paged
         if take < rest:
             break
         promised += expected_new(reqs, req)

@@ -179,6 +179,12 @@ def measured_role(
     return budget, *_tables(steps), np.arange(2 * running + 2, dtype=np.int64)
 
 
+def plain_page_tokens(group: EngineGroup) -> int:
+    """Tokens of a cache page where the architecture forces none: the recipe's, else the engine's 1."""
+    stated = group.extra_flags.get("page-size", 1)
+    return stated if isinstance(stated, int) else 1
+
+
 def beyond_steps(steps: StepProfile, workload: Workload) -> list[str]:
     """What a load may ask of steps that the profile did not measure, worded."""
     found = surfaces(steps)

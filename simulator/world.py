@@ -21,8 +21,8 @@ from search_spaces.recipe import EngineGroup
 from simulator import loop_state as ls
 from simulator.cost_tables import RoleTables, decode_tables, padded_batch, prefill_tables
 from simulator.loop_aggregated import FINISHED, STUCK, advance
-from simulator.measured_tables import check_steps, measured_role
-from simulator.memory import MemoryBudget, memory_budget
+from simulator.measured_tables import check_steps, measured_role, plain_page_tokens
+from simulator.memory import PAGE_TOKENS, MemoryBudget, memory_budget
 from simulator.request_table import request_table
 from simulator.rng import loop_seed
 from simulator.setting import Relief as Relief
@@ -92,6 +92,7 @@ def _class_rows(
         ls.KEPT_WINDOW: int(not setting.keeps_tail_only(group)),
         ls.STAGES: group.pp,
         ls.OVERLAP: int(group.overlap_schedule),
+        ls.CHUNK_PAGE: PAGE_TOKENS if model else plain_page_tokens(group),
         ls.CRASHES: int(not setting.stack.has("swa_evict_per_request")),
     }.items():
         ints[column] = int(value)

@@ -53,12 +53,14 @@ def buckets(cases: list[dict[str, Any]]) -> list[list[int]]:
 def pools(cases: list[dict[str, Any]]) -> list[dict[str, float]]:
     """DeepSeek-V4 pool arithmetic for given shapes."""
     from sglang.srt.environ import envs
+    from sglang.srt.mem_cache import deepseek_v4_memory_pool
     from sglang.srt.model_executor.pool_configurator import DSV4PoolConfigurator
 
     found = []
     for case in cases:
         drafts = case["drafts"]
         envs.SGLANG_OPT_USE_ONLINE_COMPRESS.set(case["online"])
+        deepseek_v4_memory_pool.ONLINE_C128 = case["online"]  # read from the variable at import
         runner = SimpleNamespace(
             model_config=SimpleNamespace(
                 qk_nope_head_dim=case["head_dim"] - case["rope_dim"],
@@ -73,7 +75,9 @@ def pools(cases: list[dict[str, Any]]) -> list[dict[str, float]]:
             pp_size=1,
             dp_size=1,
             enable_hisparse=False,
-            spec_algorithm=SimpleNamespace(is_eagle=lambda: drafts, is_none=lambda: not drafts),
+            spec_algorithm=SimpleNamespace(
+                is_eagle=lambda drafts=drafts: drafts, is_none=lambda drafts=drafts: not drafts
+            ),
             server_args=SimpleNamespace(
                 swa_full_tokens_ratio=case["swa_ratio"],
                 speculative_algorithm="EAGLE" if drafts else None,
@@ -122,7 +126,7 @@ class Prompt:
         self.extend_range = SimpleNamespace(start=start, end=end, length=end - start)
 
 
-def chunks(cases: list[dict[str, Any]]) -> list[list[list[int]]]:
+def chunks(cases: list[dict[str, Any]]) -> list[list[list[list[int]]]]:
     """Prompt tokens per request that successive prefill passes take of a queue, memory aside."""
     import torch
     from sglang.srt.managers import schedule_policy as policy
