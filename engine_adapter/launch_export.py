@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 
 from engine_adapter import model_names
 from engine_adapter.flag_table import BOOL_FLAGS, Role
@@ -13,6 +14,7 @@ from search_spaces.hardware import Hardware
 from search_spaces.recipe import EngineGroup, Recipe
 
 PORT, BOOTSTRAP_PORT, DIST_PORT, ROUTER_PORT = 30000, 8998, 20000, 8000
+DYNAMO_PREFIX = "dyn-"
 PORT_STEP = 100
 """Distance between the ports of workers that share a node."""
 FILE_NAMES: dict[Role, str] = {"prefill": "prefill", "decode": "decode", "aggregated": "server"}
@@ -90,20 +92,29 @@ def _server(
 def server_arguments(recipe: Recipe, role: Role, flags: dict[str, FlagValue]) -> list[str]:
     """Arguments of a server that do not depend on where it runs."""
     arguments = [f"--model-path {shlex.quote(model_names.checkpoint(recipe))}", "--trust-remote-code"]
-    arguments += [_argument(name, value) for name, value in flags.items()]
+    arguments += [shlex.join(words) for words in server_words(flags)]
     if role != "aggregated":
         arguments += [f"--disaggregation-mode {role}"]
         arguments += [f"--disaggregation-transfer-backend {recipe.transfer_backend or 'mooncake'}"]
     return arguments
 
 
-def _argument(name: str, value: FlagValue) -> str:
+def server_words(flags: Mapping[str, FlagValue]) -> list[list[str]]:
+    """The words of each flag of `sglang.launch_server`.
+
+    Flags of Dynamo's worker around it are left out: the plain server refuses to start with them.
+    """
+    words = [flag_words(name, value) for name, value in flags.items() if not name.startswith(DYNAMO_PREFIX)]
+    return [one for one in words if one]
+
+
+def flag_words(name: str, value: FlagValue) -> list[str]:
+    """One flag as words of a command line; none for a switch that is off."""
     if value is True:
-        return f"--{name}"
+        return [f"--{name}"]
     if value is False:
-        return f"--{name} false" if name not in BOOL_FLAGS else ""
-    values = value if isinstance(value, list) else [str(value)]
-    return f"--{name} " + " ".join(shlex.quote(item) for item in values)
+        return [f"--{name}", "false"] if name not in BOOL_FLAGS else []
+    return [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
 
 
 def _router(recipe: Recipe, hardware: Hardware) -> str:

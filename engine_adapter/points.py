@@ -12,6 +12,7 @@ from engine_adapter import model_names
 from engine_adapter.engine_defaults import ExpertWeights
 from engine_adapter.flag_table import MEGAMOE_CAP_ENV, W4A4_ENV, Role
 from engine_adapter.frontends import frontend_from_block
+from engine_adapter.observations import OBSERVATION, PREDICTION, observed_point
 from engine_adapter.published import group_from_role, transfer_of
 from engine_adapter.yaml_files import parse_yaml, read_text
 from search_spaces.errors import BadInput
@@ -63,8 +64,14 @@ def load_points(path: str | Path) -> list[MeasuredPoint]:
     for index, record in enumerate(data):
         name = record.get("id") if isinstance(record, dict) else None
         where = f"{path}: point {name or f'[{index}]'}"
+        schema = record.get("schema") if isinstance(record, dict) else None
+        if schema == PREDICTION:
+            continue
         try:
-            points.append(point_from_record(record))
+            if schema == OBSERVATION:
+                points.append(observed_point(record, Path(path).parent))
+            else:
+                points.append(point_from_record(record))
         except BadInput as error:
             raise BadInput(f"{where}: {error}") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:

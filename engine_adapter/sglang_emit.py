@@ -33,7 +33,7 @@ DYNAMO_PARSERS = {
 
 
 def flags_from_group(
-    group: EngineGroup, role: Role, engine_version: str, hardware: Hardware, dynamo: bool = False
+    group: EngineGroup, role: Role, engine_version: str, hardware: Hardware | None, dynamo: bool = False
 ) -> tuple[dict[str, FlagValue], dict[str, str]]:
     """Flags (full hyphenated names) and environment of one worker.
 
@@ -44,7 +44,7 @@ def flags_from_group(
         group: what each worker runs.
         role: what the workers do.
         engine_version: SGLang release that is started.
-        hardware: platform.
+        hardware: platform; without one nothing is checked against it.
         dynamo: whether `dynamo.sglang` starts the workers rather than SGLang itself.
 
     Raises:
@@ -61,6 +61,7 @@ def flags_from_group(
             _emit(rule, value, group.attention_dp, version, flags)
     if (
         role == "decode"
+        and hardware is not None
         and group.chunk_tokens_per_rank == defaults.chunk_tokens(hardware) // group.attention_dp
     ):
         del flags["chunked-prefill-size"]  # without effect here, and need not divide evenly
@@ -156,13 +157,18 @@ def _emit_moe(
         env[FP4_EXPERTS_ENV] = "0"
 
 
-def _check_emittable(group: EngineGroup, role: Role, hardware: Hardware, version: tuple[int, ...]) -> None:
+def _check_emittable(
+    group: EngineGroup, role: Role, hardware: Hardware | None, version: tuple[int, ...]
+) -> None:
     """Raise for a group that no flags of this release mean."""
-    runs = defaults.moe_activation(group.moe_backend, hardware, group.moe_activation == "fp4")
+    runs, platform = group.moe_activation, "this platform"
+    if hardware is not None:
+        runs = defaults.moe_activation(group.moe_backend, hardware, group.moe_activation == "fp4")
+        platform = hardware.name
     nvfp4 = group.moe_backend == "flashinfer_trtllm_routed"
     laws = (
         (runs == group.moe_activation, "moe_activation", group.moe_activation,
-         f"is not what {group.moe_backend} runs on {hardware.name}", f"set moe_activation={runs}"),
+         f"is not what {group.moe_backend} runs on {platform}", f"set moe_activation={runs}"),
         (group.expert_weights != "nvfp4" or nvfp4, "moe_backend", group.moe_backend,
          "does not run nvfp4 experts", "choose flashinfer_trtllm_routed"),
         (not nvfp4 or group.expert_weights == "nvfp4", "moe_backend", group.moe_backend,

@@ -19,7 +19,7 @@ from search_spaces.errors import BadInput
 from search_spaces.records import MeasuredPoint
 from simulator.calibration import Calibration, HostCosts
 from simulator.parameters import Parameter, parameter
-from simulator.world import Setting
+from simulator.setting import Setting, setting_for
 
 Floats = NDArray[np.float64]
 
@@ -93,14 +93,9 @@ def value_of(calibration: Calibration, param: Parameter) -> float:
 def setting_of(point: MeasuredPoint, calibration: Calibration) -> Setting:
     """What to simulate for a measured point."""
     assert point.recipe is not None and point.workload is not None
-    return Setting(
-        point.recipe,
-        point.workload,
-        catalog_loader.model(point.recipe.model),
-        catalog_loader.hardware(point.recipe.hardware),
-        catalog_loader.stack(point.stack),
-        calibration,
-    )
+    seed = point.provenance.seed if point.provenance else 0
+    stack = catalog_loader.stack(point.stack)
+    return setting_for(point.recipe, point.workload, stack, calibration, seed, point.steps)
 
 
 def weighted_errors(

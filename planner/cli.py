@@ -36,7 +36,8 @@ COMMANDS = {
     "dispatch": LazyCommand("planner.commands.dispatch", "Ask a dispatch table what serves a load."),
     "space": LazyCommand("planner.commands.space", "Check, count and compare search spaces."),
     "catalog": LazyCommand("planner.commands.catalog", "Show known platforms, models, stacks and recipes."),
-    "profile": LazyCommand("planner.commands.profile", "Measure, import and show kernel times."),
+    "profile": LazyCommand("planner.commands.profile", "Measure, import and show kernel and step times."),
+    "observe": LazyCommand("planner.commands.observe", "Run a recipe on a live engine and compare."),
 }
 """Each command is the attribute `command` of its module."""
 
@@ -99,7 +100,8 @@ def cli() -> None:
     """Simulate and plan DeepSeek-V4 serving with SGLang, without a GPU.
 
     Results go to stdout, progress and notes to stderr. Exit codes: 0 done, 2 bad input, 3 no recipe
-    fits, 4 predictions out of tolerance, 5 data or package missing, 130 interrupted; 1 is a bug.
+    fits, 4 predictions out of tolerance or a server that does not start, 5 data or package missing, 130
+    interrupted; 1 is a bug.
     """
 
 

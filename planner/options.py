@@ -127,3 +127,23 @@ def json_option(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")(
         command
     )
+
+
+def engine_options(command: F) -> F:
+    """`--endpoint` or a server of our own, and how to start it."""
+    for option in reversed(
+        (
+            click.option("--endpoint", metavar="URL", help="Running server; by default one is started."),
+            click.option(
+                "--engine-python", metavar="FILE",
+                help="Python that has SGLang.  [$SERVECAST_ENGINE_PYTHON, else this one]",
+            ),
+            click.option("--log", metavar="FILE", help="Log of a server started here.  [beside --out]"),
+            click.option(
+                "--start-timeout", type=click.FloatRange(min=1), default=900.0, show_default=True,
+                metavar="S", help="Seconds a server may take to become healthy.",
+            ),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command

@@ -30,7 +30,7 @@ def prediction_text(prediction: Prediction, setting: Setting) -> str:
         _stages(prediction),
         _roles(prediction.roles),
         *_breakdown(prediction),
-        _ceiling(prediction),
+        *_ceiling(prediction),
     ]
     parts = [part for part in parts if part]
     if prediction.warnings:
@@ -42,9 +42,9 @@ def _head(setting: Setting) -> str:
     recipe, load, stack = setting.recipe, setting.workload, setting.stack
     rows = [
         ("recipe", f"{recipe.name}: {recipe.topology}, {recipe.num_gpus} GPUs"),
-        ("serves", f"{setting.model.name} on {setting.hardware.name} ({setting.hardware.gpu})"),
+        ("serves", f"{recipe.model} on {_platform(setting)}"),
         ("load", f"{_load(load)}, seed {setting.seed}"),
-        ("stack", f"{stack.name} (SGLang {stack.version}), calibration {setting.calibration.name}"),
+        ("stack", f"{stack.name} (SGLang {stack.version}), {_costs(setting)}"),
     ]
     return table(rows, indent=0)
 
@@ -67,6 +67,19 @@ def _load(load: Workload) -> str:
     if load.shared_prefix_tokens:
         text += f", {load.shared_prefix_tokens} tokens shared in {load.prefix_groups} groups"
     return text
+
+
+def _platform(setting: Setting) -> str:
+    if setting.hardware is None:
+        return setting.recipe.hardware
+    return f"{setting.hardware.name} ({setting.hardware.gpu})"
+
+
+def _costs(setting: Setting) -> str:
+    """Where step times come from."""
+    if setting.steps is not None:
+        return f"steps measured on {setting.steps.measured_on} ({setting.steps.name})"
+    return f"calibration {setting.calibration.name}"
 
 
 def _headline(prediction: Prediction) -> str:
@@ -173,10 +186,12 @@ def _breakdown(prediction: Prediction) -> list[str]:
     return found
 
 
-def _ceiling(prediction: Prediction) -> str:
+def _ceiling(prediction: Prediction) -> list[str]:
+    if prediction.ceiling_fraction is None:
+        return []
     highest = prediction.metrics["total_tokens_per_s_per_gpu"] / prediction.ceiling_fraction
     rows = [(name, percent(share)) for name, share in prediction.ceiling_split.items()]
-    return (
+    return [
         f"Ceiling: {percent(prediction.ceiling_fraction)} of the {number(highest)} tok/s/GPU that the "
         "platform's FLOPs allow\n" + table(rows, ("time at the ceiling", "share"))
-    )
+    ]

@@ -23,6 +23,7 @@ from search_spaces import catalog_loader
 from search_spaces.base import Noun
 from search_spaces.errors import BadInput, Infeasible, MissingData, OutOfTolerance
 from search_spaces.records import MeasuredPoint
+from search_spaces.step_profile import StepProfile
 from search_spaces.workload import Workload
 from simulator.calibration import Calibration
 from simulator.simulate import predict
@@ -40,7 +41,7 @@ METRICS = (
 LEAST_RANKED = 3
 """Distinct values below which a rank correlation says nothing."""
 
-Key = tuple[str, Workload, str]
+Key = tuple[str, Workload, str, StepProfile | None, int | None]
 
 
 class PointResult(Noun):
@@ -117,7 +118,8 @@ def lane_of(point: MeasuredPoint) -> str | None:
     recipe = point.recipe
     if recipe is None:
         return None
-    size = catalog_loader.model(recipe.model).name.lower().rsplit("-", 1)[-1]
+    name = recipe.model if point.steps else catalog_loader.model(recipe.model).name
+    size = name.lower().rsplit("-", 1)[-1]
     mode = "disagg" if recipe.is_disaggregated else "agg"
     return f"{recipe.hardware}-{mode}-{size}-{'mtp' if recipe.mtp else 'nomtp'}"
 
@@ -134,7 +136,8 @@ def only_lanes(points: Sequence[MeasuredPoint], pattern: str) -> list[MeasuredPo
 def setting_key(point: MeasuredPoint) -> Key:
     """Points with equal keys are predicted alike."""
     assert point.recipe is not None and point.workload is not None
-    return point.recipe.digest, point.workload, point.stack
+    seed = point.provenance.seed if point.provenance else None
+    return point.recipe.digest, point.workload, point.stack, point.steps, seed
 
 
 def simulate_point(point: MeasuredPoint, calibration: Calibration) -> Outcome:

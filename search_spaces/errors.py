@@ -38,3 +38,9 @@ class MissingData(ServecastError):
     """A GPU, an engine, a package or a measured table that the request needs is not there."""
 
     exit_code = 5
+
+
+class StartFailed(ServecastError):
+    """A live engine ended, or took too long, before it answered."""
+
+    exit_code = 4

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from search_spaces.base import Noun
 from search_spaces.recipe import Recipe
+from search_spaces.step_profile import StepProfile
 from search_spaces.units import MS_PER_S
 from search_spaces.workload import Workload
 
@@ -25,6 +26,24 @@ METRICS = (
     "median_e2e_ms",
 )
 """Names `MeasuredPoint.measured` may use; throughput is per GPU of the whole deployment."""
+
+
+class Provenance(Noun):
+    """How one of our own results came about."""
+
+    measured_on: str
+    """Date and time, ISO, UTC."""
+    seed: int
+    """Of the load; the prediction used the same."""
+    recipe_digest: str
+    device: str
+    """As the driver prints it."""
+    server_command: tuple[str, ...] = ()
+    """Empty for a server that was attached to."""
+    load_command: tuple[str, ...]
+    completed: int
+    """Requests answered."""
+    duration_s: float
 
 
 class MeasuredPoint(Noun):
@@ -52,6 +71,10 @@ class MeasuredPoint(Noun):
     rather than tokens counted."""
     refused: str | None = None
     source: str = ""
+    steps: StepProfile | None = None
+    """Measured steps to predict from, instead of the kernel model."""
+    provenance: Provenance | None = None
+    """For our own runs."""
 
     @model_validator(mode="after")
     def _complete(self) -> MeasuredPoint:

@@ -69,6 +69,8 @@ class StepProfile(Noun):
     """Cache tokens per rank that the server reported."""
     max_running_requests: int | None = Field(default=None, ge=1)
     """Running requests per rank that the server reported."""
+    request_s: float | None = Field(default=None, ge=0)
+    """Seconds of a request outside passes, at one request in flight: client, HTTP, hand-over, detokenizer."""
     measured_on: str
     """Date, ISO."""
     source: str

@@ -154,7 +154,7 @@ def estimate(setting: Setting) -> FluidEstimate:
     length = mean_length(setting.calibration, setting.stack, workload, recipe.mtp)
     iters = max(osl - 1, 1.0) / length
     d = roles.index("decode") if recipe.is_disaggregated else 0
-    host = setting.scenario(recipe.serving).host
+    host = setting.host
     extra = host.request_latency_s + host.frontend_request_s + host.frontend_token_s * isl
     full = classes.f[d, ls.FULL] / (isl + osl / 2 + classes.i[d, ls.RESERVE])
     pages = 1.5 + (length / 4 if classes.i[d, ls.SWA_INTERVAL] else 0.0)

@@ -112,6 +112,7 @@ def form_prefill(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, no
     """Build a rank's prefill batch; returns its tokens. Taken requests are chained under C_HEAD."""
     left = classes.i[c, CHUNK]
     left_input = classes.i[c, MAX_PREFILL]
+    page = classes.i[c, CHUNK_PAGE]
     weighted, promised = 0.0, 0.0
     ranks.i[r, C_HEAD], ranks.i[r, C_TAIL], ranks.i[r, C_TOKENS] = -1, -1, 0
     while ranks.i[r, Q_HEAD] >= 0 and left > 0 and left_input > 0:
@@ -120,7 +121,7 @@ def form_prefill(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, no
         rest = reqs.i[req, TARGET] - reqs.i[req, PROGRESS] - hit
         take = min(rest, left)
         if take < rest:
-            take = take // 256 * 256
+            take = take // page * page
         if take == 0 or not may_prefill(classes, c, ranks, reqs, r, req, take, promised):
             if hit > 0:
                 unlock(ranks.cache, ranks, r, reqs.i[req, HIT])
@@ -143,8 +144,9 @@ def form_prefill(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, no
         reqs.i[req, PROGRESS] += take
         enqueue(ranks, reqs, r, req, C_HEAD, C_TAIL)
         ranks.i[r, C_TOKENS] += take
-        left -= take
-        left_input -= take
+        paged = -(-take // page) * page  # the engine's budgets count whole pages
+        left -= paged
+        left_input -= paged
         if take < rest:
             break
         promised += expected_new(reqs, req)
@@ -279,19 +281,29 @@ def decode_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: in
 
 
 @inner
+def release_lingering(ranks: Any, r: int) -> None:
+    """Requests that finished earlier leave: their memory and slots are free."""
+    ranks.f[r, USED_FULL] -= ranks.f[r, LINGER_FULL]
+    ranks.f[r, USED_SWA] -= ranks.f[r, LINGER_SWA]
+    ranks.i[r, ACTIVE] -= ranks.i[r, LINGER]
+    ranks.i[r, LINGER] = 0
+    ranks.f[r, LINGER_FULL], ranks.f[r, LINGER_SWA], ranks.f[r, LINGER_CONTEXT] = 0.0, 0.0, 0.0
+
+
+@inner
 def decode_rank_end(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, now: float) -> None:
-    """One decode iteration of a rank is over: contexts grow, finished requests leave one step late."""
+    """One decode iteration of a rank is over: contexts grow, finished requests leave.
+
+    Under the overlapped scheduler they leave one step late.
+    """
     n = ranks.i[r, RUNNING]
     grown = ranks.f[r, ACCEPT]
     ranks.i[r, ITERATION] += 1
     it = ranks.i[r, ITERATION]
     ranks.f[r, CONTEXT] += grown
-    ranks.f[r, USED_FULL] += grown - ranks.f[r, LINGER_FULL]
-    ranks.f[r, USED_SWA] -= ranks.f[r, LINGER_SWA]
+    ranks.f[r, USED_FULL] += grown
     ranks.f[r, REMAINING] = max(ranks.f[r, REMAINING] - grown, 0.0)
-    ranks.i[r, ACTIVE] -= ranks.i[r, LINGER]
-    ranks.i[r, LINGER] = 0
-    ranks.f[r, LINGER_FULL], ranks.f[r, LINGER_SWA], ranks.f[r, LINGER_CONTEXT] = 0.0, 0.0, 0.0
+    release_lingering(ranks, r)
     if ranks.f[r, USED_FULL] > classes.f[c, FULL]:
         w.totals[c, FULL_OVERFLOWS] += 1
     interval = classes.i[c, SWA_INTERVAL]
@@ -309,6 +321,8 @@ def decode_rank_end(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int,
         following = reqs.link[req]
         finish(w, classes, c, ranks, reqs, r, req, now)
         req = following
+    if classes.i[c, OVERLAP] == 0:
+        release_lingering(ranks, r)
     if interval > 0 and it % interval == 0:
         evict(ranks, r, it)
     if classes.i[c, RADIX] == 1:
@@ -317,7 +331,10 @@ def decode_rank_end(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int,
 
 @inner
 def finish(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, req: int, now: float) -> None:
-    """A request's last token is out: the client sends its next one, memory lingers for one more step."""
+    """A request's last token is out: the client sends its next one.
+
+    The overlapped scheduler learns of it when the next step runs already, so the request takes part in that.
+    """
     rate = (reqs.i[req, OSL] - 1) / max(reqs.i[req, ITERS], 1)
     held = swa_held(classes, c, reqs, ranks, r, req)
     full = reqs.i[req, ISL] + (reqs.i[req, OSL] - 1)

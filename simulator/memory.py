@@ -121,6 +121,18 @@ def slot_state_bytes(model: ModelSpec, group: EngineGroup, stack: StackVersion) 
     return float(C128_STATE_ROW_BYTES * (256 if group.mtp else 128) * model.num_c128_layers)
 
 
+def state_pool_bytes(model: ModelSpec, group: EngineGroup, stack: StackVersion, slots: int) -> float:
+    """128:1 compressor state of a rank with `slots` request slots.
+
+    Beside the slots there is one for padding and one ring as a sink; rings end on a page of 128 rows, and
+    online state on one more row. Source: SGLang 0.5.15 `pool_configurator`.
+    """
+    per_slot = slot_state_bytes(model, group, stack)
+    online = group.online_compress and not group.mtp
+    end = per_slot if online else C128_STATE_ROW_BYTES * 128 * model.num_c128_layers
+    return per_slot * (slots + 2) + end if per_slot else 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryBudget:
     """What one rank's memory is used for. Bytes, tokens and request slots per rank."""
@@ -178,7 +190,7 @@ def memory_budget(
     after = before - sum(weights.values()) - ROPE_TABLE_BYTES
     available = after - (1.0 - group.mem_fraction_static) * before
     slots = num_slots(group, role == "decode")
-    state = slot_state_bytes(model, group, stack) * (slots + 1)
+    state = state_pool_bytes(model, group, stack, slots)
     per_token = bytes_per_full_token(model, group, stack)
     full = int((available - state) / per_token) // PAGE_TOKENS * PAGE_TOKENS
     if group.max_total_tokens is not None:

@@ -54,7 +54,7 @@ def request_table(setting: Setting, drawn: Traffic) -> ls.Requests:
 def _transfer_seconds(setting: Setting, isl: NDArray[np.int64]) -> NDArray[np.float64]:
     """Hand-over of a prompt's last chunk; the chunks before it travelled while later ones computed."""
     prefill, hw = setting.recipe.prefill, setting.hardware
-    assert prefill is not None
+    assert prefill is not None and setting.model is not None and hw is not None
     values, inverse = np.unique(isl, return_inverse=True)
     before = (values - 1) // prefill.chunk_tokens_per_rank * prefill.chunk_tokens_per_rank
     size = np.array(

@@ -10,10 +10,12 @@ import numpy as np
 from pydantic import Field
 
 from search_spaces.base import Noun
+from search_spaces.step_profile import StepProfile
 from search_spaces.units import MS_PER_S
 from simulator import loop_state as ls
 from simulator.ceiling import ceiling
 from simulator.intervals import Interval, Spread, intervals
+from simulator.measured_tables import beyond_steps, surfaces
 from simulator.memory import MemoryBudget
 from simulator.metrics import serving_metrics
 from simulator.step_cost import Scenario, StepCost, decode_cost, prefill_cost
@@ -89,8 +91,8 @@ class Prediction(Noun):
     """Share of throughput gained by relieving one resource by a tenth, where it was asked for."""
     breakdown: dict[str, dict[str, dict[str, float | str]]]
     """Role and step kind to component to seconds and source, at the run's mean step."""
-    ceiling_fraction: float
-    """Throughput over the physical ceiling of the platform."""
+    ceiling_fraction: float | None
+    """Throughput over the physical ceiling of the platform; None for one that the catalog does not hold."""
     ceiling_split: dict[str, float]
     decode_steps: int
     rank_steps: int
@@ -156,7 +158,8 @@ def _saturated(roles: list[RoleUse], stages: dict[str, float]) -> str:
 
 
 def _warnings(done: Run, roles: list[RoleUse]) -> list[str]:
-    found = []
+    steps = done.setting.steps
+    found = beyond_steps(steps, done.setting.workload) if steps is not None else []
     crash = not done.setting.stack.has("swa_evict_per_request")
     for use in roles:
         if use.swa_overflows and use.role == "decode":
@@ -184,7 +187,16 @@ def _described(cost: StepCost) -> dict[str, dict[str, float | str]]:
     }
 
 
+def _measured_step(steps: StepProfile, use: RoleUse) -> dict[str, dict[str, float | str]]:
+    batch, context = max(use.mean_batch_per_rank, 1.0), max(use.mean_context_tokens, 1.0)
+    decode = surfaces(steps)["decode"]
+    seconds = float(decode.seconds(batch, np.array([context]))[0])
+    return {"whole step": {"seconds": seconds, "source": decode.source(batch, context)}}
+
+
 def _breakdown(setting: Setting, roles: list[RoleUse]) -> dict[str, dict[str, dict[str, float | str]]]:
+    if setting.steps is not None:
+        return {f"{use.role} decode step": _measured_step(setting.steps, use) for use in roles}
     found = {}
     for use in roles:
         scn: Scenario = setting.scenario(setting.recipe.groups[use.role])
@@ -230,8 +242,10 @@ def predict(
             gains[name] = other["total_tokens_per_s_per_gpu"] / base - 1
         best = max(gains, key=lambda name: gains[name])
         limit = best if gains[best] > 0.01 else limit
-    top = ceiling(setting.model, setting.hardware, setting.workload)
-    highest = top.pop("total_tokens_per_s_per_gpu")
+    top: dict[str, float] = {}
+    if setting.model is not None and setting.hardware is not None:
+        top = ceiling(setting.model, setting.hardware, setting.workload)
+    highest = top.pop("total_tokens_per_s_per_gpu", None)
     return Prediction(
         recipe=setting.recipe.name,
         concurrency=setting.workload.concurrency,
@@ -246,7 +260,7 @@ def predict(
         warnings=_warnings(done, roles),
         gains=gains,
         breakdown=_breakdown(setting, roles) if explain else {},
-        ceiling_fraction=metrics["total_tokens_per_s_per_gpu"] / highest,
+        ceiling_fraction=metrics["total_tokens_per_s_per_gpu"] / highest if highest else None,
         ceiling_split={name.removeprefix("share: "): share for name, share in top.items()},
         decode_steps=int(done.totals[:, ls.STEPS_DECODE].sum()),
         rank_steps=int(done.totals[:, ls.RANK_STEPS].sum()),

@@ -17,20 +17,18 @@ import simpy
 from numpy.typing import NDArray
 
 from search_spaces.errors import Infeasible
-from search_spaces.hardware import Hardware
-from search_spaces.model import ModelSpec
-from search_spaces.recipe import EngineGroup, Recipe
-from search_spaces.stack import StackVersion
-from search_spaces.workload import Workload
+from search_spaces.recipe import EngineGroup
 from simulator import loop_state as ls
-from simulator.calibration import Calibration
 from simulator.cost_tables import RoleTables, decode_tables, padded_batch, prefill_tables
 from simulator.loop_aggregated import FINISHED, STUCK, advance
 from simulator.loop_costs import kernel_variant
-from simulator.memory import MemoryBudget, memory_budget
+from simulator.measured_tables import check_steps, measured_role, plain_page_tokens
+from simulator.memory import PAGE_TOKENS, MemoryBudget, memory_budget
 from simulator.rank_state import empty_ranks
 from simulator.request_table import request_table
 from simulator.rng import loop_seed
+from simulator.setting import Relief as Relief
+from simulator.setting import Setting as Setting
 from simulator.step_cost import Scenario
 from simulator.traffic import Traffic, traffic
 
@@ -41,41 +39,6 @@ EVICTION_INTERVAL = 128
 """Decode iterations between window evictions without per-request eviction (SGLang 0.5.15 default)."""
 WINDOW_S = 60.0
 """Simulated seconds between looks from outside."""
-
-
-@dataclass(frozen=True)
-class Relief:
-    """Factors on single resources, for asking what relaxing one of them would give."""
-
-    prefill_time: float = 1.0
-    decode_time: float = 1.0
-    swa_pool: float = 1.0
-    full_pool: float = 1.0
-    slots: float = 1.0
-    frontend_time: float = 1.0
-    transfer_time: float = 1.0
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Everything a run depends on."""
-
-    recipe: Recipe
-    workload: Workload
-    model: ModelSpec
-    hardware: Hardware
-    stack: StackVersion
-    calibration: Calibration
-    seed: int = 0
-    relief: Relief = Relief()
-
-    def keeps_tail_only(self, group: EngineGroup) -> bool:
-        """Whether a request in the radix cache holds its prompt's last window, rather than its last chunk."""
-        return group.swa_tail_lock or self.stack.has("swa_evict_per_request")
-
-    def scenario(self, group: EngineGroup) -> Scenario:
-        """Cost scenario of one role."""
-        return Scenario(self.model, self.hardware, group, self.stack, self.calibration)
 
 
 @dataclass
@@ -104,7 +67,7 @@ def _relieved(budget: MemoryBudget, group: EngineGroup, relief: Relief) -> tuple
 def _class_rows(
     setting: Setting, role: str, group: EngineGroup, budget: MemoryBudget
 ) -> tuple[list[int], list[float]]:
-    host, relief = setting.scenario(group).host, setting.relief
+    host, relief, model = setting.host, setting.relief, setting.model
     full, swa, running, slots = _relieved(budget, group, relief)
     speculative = group.mtp is not None
     ints = [0] * ls.NUM_CLASS_INTS
@@ -131,12 +94,14 @@ def _class_rows(
         ls.KEPT_WINDOW: int(not setting.keeps_tail_only(group)),
         ls.STAGES: group.pp,
         ls.OVERLAP: int(group.overlap_schedule),
-        ls.SMS: setting.hardware.num_sms,
+        ls.SMS: setting.hardware.num_sms if setting.hardware else 1,
         ls.COMPILED_AT_START: _warm_variants(setting, group),
+        ls.CHUNK_PAGE: PAGE_TOKENS if model else plain_page_tokens(group),
         ls.CRASHES: int(not setting.stack.has("swa_evict_per_request")),
     }.items():
         ints[column] = int(value)
-    layers = setting.model.num_layers + (setting.model.num_mtp_layers if speculative else 0)
+    depth = model.num_layers if model else 0  # measured steps contain their launches
+    layers = depth + (model.num_mtp_layers if model and speculative else 0)
     # Of a pipeline the fullest stage sets the pace; each stage has a process that launches its own layers.
     launch = layers * host.prefill_layer_s * _stage_share(setting, group)
     if group.prefill_graph and setting.stack.has("breakable_prefill_graph"):
@@ -150,7 +115,7 @@ def _class_rows(
         ls.SEQ_EXPOSED: host.decode_exposed_sequence_s * relief.decode_time,
         ls.HOST_BASE: host.decode_launch_s(group.draft_tokens - 1) * relief.decode_time,
         ls.HOST_SEQ: host.decode_sequence_s * relief.decode_time,
-        ls.EAGER: setting.model.num_layers * host.decode_eager_layer_s * relief.decode_time,
+        ls.EAGER: depth * host.decode_eager_layer_s * relief.decode_time,
         ls.SWA_RESERVE: 0 if setting.stack.has("swa_budget") else group.reserved_decode_tokens,
         ls.JOIN: (host.join_stall_s if group.attention_dp > 1 else 0.0) * relief.decode_time,
         ls.EXTEND: host.draft_extend_s * relief.decode_time
@@ -158,7 +123,9 @@ def _class_rows(
         else 0.0,
         ls.LAUNCH: launch * relief.prefill_time,
         ls.EXPOSED: host.prefill_exposed_fraction,
-        ls.COMPILE: 0.0 if setting.stack.has("mhc_prewarm") else setting.calibration.bucket_compile_s,
+        ls.COMPILE: 0.0
+        if setting.steps or setting.stack.has("mhc_prewarm")
+        else setting.calibration.bucket_compile_s,
         ls.PREFILL_BASE: host.prefill_base_s * relief.prefill_time,
     }.items():
         floats[column] = float(quantity)
@@ -168,6 +135,8 @@ def _class_rows(
 def _warm_variants(setting: Setting, group: EngineGroup) -> int:
     """Kernel variants that warm-up has compiled: those of lone prompts, in chunks, of any length drawn."""
     workload, chunk, found = setting.workload, group.chunk_tokens_per_rank, 0
+    if setting.hardware is None:
+        return found
     shortest = max(1, int(workload.isl * workload.random_range_ratio))
     for length in range(shortest, workload.isl + 1, 64):
         for tokens in {min(length, chunk), length % chunk}:
@@ -177,6 +146,8 @@ def _warm_variants(setting: Setting, group: EngineGroup) -> int:
 
 def _stage_share(setting: Setting, group: EngineGroup) -> float:
     """Layers of the fullest pipeline stage over all layers."""
+    if setting.model is None or setting.steps is not None:
+        return 1.0
     layers = setting.model.num_layers
     return -(-layers // group.pp) / layers
 
@@ -223,7 +194,12 @@ def class_tables(setting: Setting) -> tuple[ls.Classes, list[str], list[MemoryBu
     """
     relief = setting.relief
     roles = list(setting.recipe.groups)
-    found = [_role_class(setting.scenario(g), role) for role, g in setting.recipe.groups.items()]
+    if setting.steps is not None:
+        check_steps(setting.steps, setting.recipe)
+        group = setting.recipe.serving
+        found = [RoleClass(*measured_role(setting.steps, group, setting.model is not None))]
+    else:
+        found = [_role_class(setting.scenario(g), role) for role, g in setting.recipe.groups.items()]
     rows = [
         _class_rows(setting, role, setting.recipe.groups[role], part.budget)
         for role, part in zip(roles, found, strict=True)
@@ -276,7 +252,7 @@ def _groups(setting: Setting, roles: list[str]) -> tuple[ls.Groups, int, NDArray
 
 def _world(setting: Setting, drawn: Traffic, num_classes: int, groups_of: NDArray[np.int64]) -> ls.World:
     recipe, workload = setting.recipe, setting.workload
-    host = setting.scenario(recipe.serving).host
+    host = setting.host
     size = 2 * len(drawn.isl) + 16
     counters = np.zeros(ls.NUM_COUNTERS, dtype=np.int64)
     counters[ls.RNG] = loop_seed(setting.seed)

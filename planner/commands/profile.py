@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from planner.commands import profile_kernels
+from planner.commands import profile_kernels, profile_steps
 from planner.options import example
 
 EXAMPLE = example(
@@ -114,5 +114,6 @@ def aiconfigurator(source: str | None, out: str, systems: tuple[str, ...]) -> No
 
 
 command.add_command(profile_kernels.kernels)
+command.add_command(profile_steps.steps)
 command.add_command(profile_kernels.report)
 import_group.add_command(profile_kernels.import_records)

@@ -92,7 +92,7 @@ def test_state_per_slot(mtp, expected):
 def test_slot_state_of_many_slots_with_mtp():
     # 8192 requests over 8 ranks hold 33 GB of state on each; online compression would not change that.
     role = dep8(mtp=MTP, max_running_per_rank=1024, online_compress=True)
-    assert gb(role.memory.slot_state_bytes) == pytest.approx(33.3, abs=0.05)
+    assert gb(role.memory.slot_state_bytes) == pytest.approx(33.4, abs=0.05)
     assert runs(role, "online_compress") == ["the engine refuses to start"]
     assert gb(dep8(max_running_per_rank=1024, online_compress=True).memory.slot_state_bytes) < 0.2
 

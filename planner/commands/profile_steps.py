@@ -1,0 +1,47 @@
+"""`servecast profile steps`: measure the steps of a running engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from planner.options import counts_of, engine_options, example
+
+EXAMPLE = example(
+    "Example: the steps of a server that Servecast starts from a recipe",
+    "  servecast profile steps --recipe recipe.yaml --batches 1,8,64 --contexts 1024,8192 --out steps.json",
+)
+
+
+@click.command("steps", epilog=EXAMPLE)
+@click.option("--recipe", required=True, metavar="FILE", help="Recipe with one aggregated worker.")
+@click.option("--out", required=True, metavar="FILE", help="Step profile to write (JSON).")
+@click.option("--batches", multiple=True, callback=counts_of, metavar="N[,..]", help="Decode batches.")
+@click.option(
+    "--contexts", multiple=True, callback=counts_of, metavar="N[,..]", help="Decode contexts, tokens."
+)
+@click.option(
+    "--prefill-tokens", multiple=True, callback=counts_of, metavar="N[,..]", help="Prompt lengths, tokens."
+)
+@click.option("--passes", type=int, help="Decode passes per point.  [24]")
+@engine_options
+def steps(**options: Any) -> None:
+    """Measure decode steps over batch x context and prefill steps over prompt length into a step profile.
+
+    A server started here runs a recorder, so that its own passes are read; of one attached to with
+    --endpoint, token times as a client sees them. Finished points are kept in OUT.jsonl: after Ctrl-C or a
+    kill, the same command goes on.
+    """
+    from pathlib import Path
+
+    from planner.live import LiveOptions, profile_steps
+    from profiler.steps import StepPlan
+
+    names = ("batches", "contexts", "prefill_tokens", "passes")
+    plan = StepPlan.parse({name: options[name] for name in names if options[name]}, "profile steps")
+    live = LiveOptions.from_options(options)
+    found = profile_steps(
+        options["recipe"], plan, live, Path(options["out"]), lambda t: click.echo(t, err=True)
+    )
+    click.echo(f"{len(found.rows)} rows: {options['out']}")

@@ -1,0 +1,159 @@
+"""A live server for a command: attached to, or started from a recipe and stopped at the end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from engine_adapter.adapter import LaunchCommand, ServerInfo
+from engine_adapter.recipe_files import load_recipe, split_selector
+from engine_adapter.sglang_server import SglangAdapter, SglangServer, engine_python
+from planner.file_writer import write_files
+from planner.recipe_source import find_recipe, stack_for
+from profiler.recorder_files import install_recorder
+from profiler.steps import Journal, StepDriver, StepPlan, StepPoint, measure_steps, profile_of
+from search_spaces import catalog_loader
+from search_spaces.errors import BadInput
+from search_spaces.recipe import Recipe
+from search_spaces.step_profile import StepProfile
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveOptions:
+    """How to reach an engine."""
+
+    endpoint: str | None = None
+    engine_python: str | None = None
+    log: str | None = None
+    start_timeout: float = 900.0
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any]) -> LiveOptions:
+        """From the options of a command."""
+        return cls(**{name: options[name] for name in ("endpoint", "engine_python", "log", "start_timeout")})
+
+
+def now() -> str:
+    """Date and time, UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def live_recipe(text: str) -> Recipe:
+    """The recipe of a file as it stands, or a public one by name."""
+    if Path(split_selector(text)[0]).exists():
+        return load_recipe(text).recipe
+    return find_recipe(text).recipe
+
+
+def launch_command(recipe: Recipe, adapter: SglangAdapter) -> LaunchCommand:
+    """The one server that can be started here.
+
+    Raises:
+        BadInput: the recipe has several workers or roles.
+    """
+    group = recipe.aggregated
+    if group is None or group.num_workers != 1:
+        raise BadInput(
+            f"recipe={recipe.name!r} ({recipe.topology}) is more than one server; start it with its launch "
+            "scripts and pass --endpoint"
+        )
+    return adapter.launch_commands(recipe, stack_for(recipe).version)["aggregated"]
+
+
+@contextmanager
+def live_server(
+    recipe: Recipe, options: LiveOptions, log: Path, say: Say, env: dict[str, str] | None = None
+) -> Iterator[tuple[SglangServer, LaunchCommand | None]]:
+    """A server that answers; one started here is stopped at the end, whatever happens.
+
+    Args:
+        recipe: what to start where there is no endpoint.
+        options: endpoint, interpreter, patience.
+        log: where a server started here writes.
+        say: progress.
+        env: added to the environment of a server started here.
+    """
+    adapter = SglangAdapter(engine_python(options.engine_python))
+    if options.endpoint:
+        yield adapter.attach(options.endpoint), None
+        return
+    command = launch_command(recipe, adapter)
+    command = command.model_copy(update={"env": {**command.env, **(env or {})}})
+    log = Path(options.log) if options.log else log
+    say(f"starting {recipe.name}, log {log}")
+    server = adapter.start(command, log, options.start_timeout)
+    try:
+        yield server, command
+    finally:
+        server.stop()
+
+
+def device_name(info: ServerInfo) -> str:
+    """The local device as its driver prints it."""
+    if info.device == "cpu":
+        lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        return f"{names[0]} x{len(names)}" if names else "cpu"
+    query = ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    except OSError:
+        found = []
+    return found[0].strip() if found else info.device
+
+
+def num_layers(recipe: Recipe, info: ServerInfo) -> int:
+    """Layers of the served model: of its own configuration where it is here, else of the catalog."""
+    config = Path(info.model_path) / "config.json"
+    if config.exists():
+        return int(json.loads(config.read_text())["num_hidden_layers"])
+    return catalog_loader.model(recipe.model).num_layers
+
+
+def profile_steps(recipe_text: str, plan: StepPlan, options: LiveOptions, out: Path, say: Say) -> StepProfile:
+    """Measure what the journal beside `out` lacks, and write the profile.
+
+    Raises:
+        BadInput: the recipe is no single worker, or the journal is of another one.
+    """
+    recipe = live_recipe(recipe_text)
+    if recipe.aggregated is None:
+        raise BadInput(f"recipe={recipe.name!r} is disaggregated; measure an aggregated worker")
+    with tempfile.TemporaryDirectory(prefix="servecast-steps-") as folder:
+        env = install_recorder(Path(folder))
+        recorder = None if options.endpoint else Path(folder)
+        with live_server(recipe, options, Path(f"{out}.log"), say, env) as (server, command):
+            info = server.info()
+            head = {
+                "recipe": recipe.digest,
+                "engine": f"{info.engine} {info.engine_version}",
+                "model_path": info.model_path,
+                "by": "client" if recorder is None else "recorder",
+            }
+            journal = Journal(Path(f"{out}.jsonl"), head)
+            driver = StepDriver(server, recipe.serving, plan, recorder)
+            measure_steps(driver, journal, info, lambda point: say(_told(point)))
+    found = profile_of(
+        journal,
+        recipe,
+        info,
+        device=device_name(info),
+        num_layers=num_layers(recipe, info),
+        date=now()[:10],
+        source=" ".join(command.words) if command else f"client of {options.endpoint}",
+    )
+    write_files({out.name: found.model_dump_json(indent=1)}, out.parent, force=True)
+    return found
+
+
+def _told(point: StepPoint) -> str:
+    return f"{point.kind}: {point.sequences} x {point.tokens} tokens"

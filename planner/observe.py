@@ -1,0 +1,204 @@
+"""Predict runs, make them on a live engine, and compare: the prediction is on disk before the run starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine_adapter.adapter import LaunchCommand, LoadResult, ServerInfo
+from engine_adapter.observations import (
+    append_record,
+    check_appendable,
+    load_steps,
+    observation_record,
+    prediction_record,
+    steps_digest,
+)
+from engine_adapter.yaml_files import parse_yaml, read_text
+from planner.live import LiveOptions, Say, device_name, live_recipe, live_server, now
+from planner.recipe_source import stack_for
+from planner.text_table import number, percent, table
+from search_spaces.base import Noun
+from search_spaces.errors import BadInput, OutOfTolerance
+from search_spaces.recipe import Recipe
+from search_spaces.records import MeasuredPoint, Provenance
+from search_spaces.stack import StackVersion
+from search_spaces.step_profile import StepProfile
+from search_spaces.workload import Workload
+from simulator.calibration import load_calibration
+from simulator.setting import setting_for
+from simulator.simulate import predict
+
+SHOWN = (
+    "output_tokens_per_s_per_gpu",
+    "mean_tpot_ms",
+    "median_tpot_ms",
+    "mean_ttft_ms",
+    "mean_e2e_ms",
+)
+
+
+class Comparison(Noun):
+    """One run beside its prediction."""
+
+    id: str
+    workload: Workload
+    predicted: dict[str, float]
+    measured: dict[str, float]
+
+    def error(self, metric: str) -> float:
+        """Predicted over measured, less one."""
+        return self.predicted[metric] / self.measured[metric] - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What to run."""
+
+    recipe: Recipe
+    workloads: tuple[Workload, ...]
+    stack: StackVersion
+    steps: StepProfile | None
+    steps_file: Path | None
+    seed: int
+
+
+def load_workloads(path: str) -> tuple[Workload, ...]:
+    """One workload, or a list of them, of a YAML file; lengths are drawn as the live generator draws them.
+
+    Raises:
+        BadInput: the file breaks a rule of a workload.
+    """
+    data = parse_yaml(read_text(path), path)
+    items = data if isinstance(data, list) else [data]
+    if not items:
+        raise BadInput(f"{path}: holds no workload; state isl, osl and concurrency")
+    whole = [item | {"harness": "bench_serving"} if isinstance(item, dict) else item for item in items]
+    return tuple(Workload.parse(item, f"{path}: workload [{i}]") for i, item in enumerate(whole))
+
+
+def observation(
+    recipe_text: str, workloads: str, steps: str | None, stack: str | None, seed: int
+) -> Observation:
+    """What the options of the command mean."""
+    recipe = live_recipe(recipe_text)
+    return Observation(
+        recipe=recipe,
+        workloads=load_workloads(workloads),
+        stack=stack_for(recipe, stack),
+        steps=load_steps(steps) if steps else None,
+        steps_file=Path(steps) if steps else None,
+        seed=seed,
+    )
+
+
+def predicted(what: Observation, workload: Workload) -> dict[str, float]:
+    """Metrics of one run, by the simulator."""
+    setting = setting_for(what.recipe, workload, what.stack, load_calibration(), what.seed, what.steps)
+    return predict(setting).metrics
+
+
+def point_id(what: Observation, workload: Workload, made_on: str) -> str:
+    """Recipe, load and time."""
+    load = f"{workload.isl}-{workload.osl}-c{workload.concurrency}"
+    return f"{what.recipe.name}/{load}/{made_on}"
+
+
+def observe(what: Observation, options: LiveOptions, out: Path, say: Say) -> list[Comparison]:
+    """Write every prediction to `out`, then run each load and append what was observed."""
+    check_appendable(out)
+    made_on = now()
+    forecasts = [(point_id(what, w, made_on), w, predicted(what, w)) for w in what.workloads]
+    for name, workload, metrics in forecasts:
+        append_record(
+            out,
+            prediction_record(
+                name,
+                made_on,
+                metrics,
+                recipe=what.recipe.digest,
+                workload=json.loads(workload.model_dump_json()),
+                stack=what.stack.name,
+                seed=what.seed,
+                steps=steps_digest(what.steps) if what.steps else None,
+            ),
+        )
+        say(f"predicted {name}: {number(metrics['output_tokens_per_s_per_gpu'])} output tok/s/GPU")
+    found = []
+    with live_server(what.recipe, options, Path(f"{out}.log"), say) as (server, command):
+        info = server.info()
+        for name, workload, metrics in forecasts:
+            say(f"running {name}")
+            result = server.run_load(workload, what.recipe.num_gpus, what.seed)
+            point = measured_point(what, name, workload, info, result, command)
+            append_record(out, observation_record(point, metrics, out.parent, what.steps_file))
+            found.append(Comparison(id=name, workload=workload, predicted=metrics, measured=point.measured))
+    return found
+
+
+def measured_point(
+    what: Observation,
+    name: str,
+    workload: Workload,
+    info: ServerInfo,
+    result: LoadResult,
+    command: LaunchCommand | None,
+) -> MeasuredPoint:
+    """A run as a record that `validate` takes."""
+    return MeasuredPoint(
+        id=name,
+        trust="A",
+        model=what.recipe.model,
+        hardware=what.recipe.hardware,
+        engine=info.engine,
+        engine_version=info.engine_version,
+        stack=what.stack.name,
+        num_gpus=what.recipe.num_gpus,
+        recipe=what.recipe,
+        workload=workload,
+        measured=result.metrics,
+        source="servecast observe",
+        steps=what.steps,
+        provenance=Provenance(
+            measured_on=now(),
+            seed=what.seed,
+            recipe_digest=what.recipe.digest,
+            device=device_name(info),
+            server_command=command.words if command else (),
+            load_command=result.command,
+            completed=result.completed,
+            duration_s=result.duration_s,
+        ),
+    )
+
+
+def comparison_text(found: Sequence[Comparison]) -> str:
+    """Predicted, measured and error of the main metrics, per run."""
+    lines = []
+    for one in found:
+        rows = [
+            (
+                name,
+                number(one.predicted[name]),
+                number(one.measured[name]),
+                percent(one.error(name), signed=True),
+            )
+            for name in SHOWN
+        ]
+        lines.append(f"{one.id}\n" + table(rows, ("metric", "predicted", "measured", "error")))
+    return "\n\n".join(lines)
+
+
+def check_errors(found: Sequence[Comparison], max_error_pct: float) -> None:
+    """Raise `OutOfTolerance` for output throughput or mean TPOT beyond `max_error_pct`."""
+    wrong = [
+        f"{one.id}: {name} is predicted {percent(one.error(name), signed=True)} off, above "
+        f"max_error={max_error_pct:g} %"
+        for one in found
+        for name in SHOWN[:2]
+        if abs(one.error(name)) * 100 > max_error_pct
+    ]
+    if wrong:
+        raise OutOfTolerance("\n".join(wrong))

@@ -1,0 +1,147 @@
+"""Forward passes to rows of a step profile: medians by shape."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from search_spaces.step_profile import StepMode, StepRow
+
+DRAFTS = ("draft", "draft_extend")
+LEAST_PASSES = 3
+"""Shapes seen less often make no row."""
+
+
+class Pass(NamedTuple):
+    """One forward pass. Wall-clock seconds at its start; seconds and tokens."""
+
+    t: float
+    mode: str
+    sequences: int
+    new_tokens: int
+    context: float
+    host_s: float | None = None
+    graph: bool = False
+    gpu_s: float | None = None
+    gap_s: float | None = None
+
+
+class Timed(NamedTuple):
+    """A pass and the time from its start to the start of the next one."""
+
+    one: Pass
+    wall_s: float
+
+
+def timed(passes: Sequence[Pass]) -> list[Timed]:
+    """Passes of one uninterrupted run with their walls; the last one has none and is left out.
+
+    The wall of a pass of the target model lasts until its next pass starts, drafts included: on the GPU's
+    own clock where it was read, as an overlapped host launches ahead; else on the host's. A draft pass
+    takes its own time.
+    """
+    found, before = [], None
+    for index, one in enumerate(passes):
+        own = one.gpu_s or one.host_s
+        if one.mode in DRAFTS:
+            if own:
+                found.append(Timed(one, own))
+            continue
+        if before is not None:
+            found.append(Timed(passes[before], _until(passes[before : index + 1])))
+        before = index
+    return [item for item in found if item.wall_s > 0]
+
+
+def _until(run: Sequence[Pass]) -> float:
+    """Seconds from the start of the first pass to the start of the last."""
+    busy = [one.gpu_s for one in run[:-1]]
+    idle = [one.gap_s for one in run[1:]]
+    if None in busy or None in idle:
+        return run[-1].t - run[0].t
+    return sum(s for s in (*busy, *idle) if s is not None)
+
+
+def rows(walls: Iterable[Timed], decode_sequences: int | None = None) -> list[StepRow]:
+    """One row per shape.
+
+    The first pass of a shape, which may compile, is left out where enough others remain.
+
+    Args:
+        walls: timed passes, in the order they ran.
+        decode_sequences: batch that decode passes must have; smaller ones are a run's beginning and end.
+    """
+    shapes: dict[tuple[str, int, int, int], list[Timed]] = defaultdict(list)
+    for item in walls:
+        one = item.one
+        prefill = one.mode in ("prefill", "draft_extend")
+        if not prefill and decode_sequences is not None and one.sequences != decode_sequences:
+            continue
+        key = (one.mode, one.sequences, one.new_tokens, round(one.context) if prefill else 0)
+        shapes[key].append(item)
+    return [_row(items) for items in shapes.values() if len(items) >= LEAST_PASSES]
+
+
+def _row(items: Sequence[Timed]) -> StepRow:
+    kept = items[1:] if len(items) > LEAST_PASSES else items
+    walls = np.array([item.wall_s for item in kept])
+    one = kept[-1].one
+    return StepRow(
+        mode=cast(StepMode, one.mode),
+        sequences=one.sequences,
+        new_tokens=one.new_tokens,
+        context=float(np.mean([item.one.context for item in kept])),
+        wall_s=float(np.median(walls)),
+        low_s=float(np.quantile(walls, 0.1)),
+        high_s=float(np.quantile(walls, 0.9)),
+        count=len(kept),
+        gpu_s=_median(item.one.gpu_s for item in kept),
+        gap_s=_median(item.one.gap_s for item in kept),
+        host_s=_median(item.one.host_s for item in kept),
+        graph=one.graph,
+    )
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
+
+
+def merged(found: Iterable[StepRow]) -> tuple[StepRow, ...]:
+    """Rows of the same shape as the one with most passes behind it, in a fixed order."""
+    best: dict[tuple[str, int, int, int], StepRow] = {}
+    for row in found:
+        key = (row.mode, row.sequences, row.new_tokens, round(row.context))
+        if key not in best or row.count > best[key].count:
+            best[key] = row
+    return tuple(best[key] for key in sorted(best))
+
+
+def client_passes(
+    sent: float, tokens: Sequence[tuple[float, int]], context: int, sequences: int, one_prefill: bool
+) -> list[Pass]:
+    """Passes as a client sees them, for a server whose own record is out of reach.
+
+    Between the moment when every sequence has begun and the first one's end, each token of one sequence is
+    one decode pass. The prefill pass is timed from sending, so that it contains the request's way in and out.
+
+    Args:
+        sent: when the prompts were sent.
+        tokens: arrival of each token and its sequence.
+        context: tokens of each prompt.
+        sequences: prompts sent together.
+        one_prefill: whether they fit one prefill pass.
+    """
+    by_sequence: dict[int, list[float]] = defaultdict(list)
+    for when, index in tokens:
+        by_sequence[index].append(when)
+    begun = max(times[0] for times in by_sequence.values())
+    end = min(times[-1] for times in by_sequence.values())
+    found = [Pass(sent, "prefill", sequences, sequences * context, 0.0)] if one_prefill else []
+    for index, when in enumerate(by_sequence[0]):
+        if begun <= when <= end:
+            found.append(Pass(when, "decode", sequences, sequences, context + index))
+    return found

@@ -1,0 +1,234 @@
+"""Measure the steps of a running engine over a grid of shapes, and keep them in a file that can go on.
+
+Decode steps are taken at (batch, context) points by letting that many equal prompts be continued side by
+side; prefill steps at prompt lengths, and wherever the prompts of a decode point were prefilled. Where the
+engine runs our recorder its own passes are read, else a client's token times stand for them.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from engine_adapter.adapter import ServerInfo
+from engine_adapter.sglang_server import SglangServer
+from profiler.recorder_files import read_passes
+from profiler.step_rows import Pass, Timed, client_passes, merged, rows, timed
+from search_spaces.base import Noun
+from search_spaces.errors import BadInput, MissingData
+from search_spaces.recipe import EngineGroup, Recipe
+from search_spaces.step_profile import StepProfile, StepRow
+
+WARM_UP_TOKENS = 8
+LATENCY_REQUESTS = 9
+SHORT_PROMPT = 16
+DECODE_BURSTS = 4
+"""Times the prompts of a decode point are sent, so that their prefill passes make rows too."""
+LOWEST_ID, HIGHEST_ID = 3, 1000
+"""Token ids of the prompts; every vocabulary has them."""
+
+
+class StepPlan(Noun):
+    """The grid. Points that exceed the server's limits are left out."""
+
+    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    contexts: tuple[int, ...] = (128, 1024, 4096, 16384)
+    prefill_tokens: tuple[int, ...] = (64, 256, 1024, 4096, 8192)
+    passes: int = Field(default=24, ge=4)
+    """Decode passes per point."""
+    repeats: int = Field(default=5, ge=3)
+    """Prompts per prefill length."""
+
+
+class StepPoint(Noun):
+    """One entry of the grid: prompts of `tokens` tokens, `sequences` side by side."""
+
+    kind: Literal["latency", "decode", "prefill"]
+    sequences: int = Field(ge=1)
+    tokens: int = Field(ge=1)
+
+
+class PointRecord(Noun):
+    """What one point gave; a line of the journal."""
+
+    point: StepPoint
+    rows: tuple[StepRow, ...]
+    request_s: float | None = None
+
+
+class Journal:
+    """An append-only file of finished points, headed by what they were measured on."""
+
+    def __init__(self, path: Path, head: dict[str, Any]) -> None:
+        """Go on with `path` where it exists.
+
+        Raises:
+            BadInput: the file belongs to another recipe or engine, or cannot be read.
+        """
+        self.path = path
+        self.records: list[PointRecord] = []
+        if not path.exists() or not path.stat().st_size:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(head) + "\n")
+            return
+        lines = path.read_text().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("\n")]
+        try:
+            first, *rest = [json.loads(line) for line in whole]
+        except ValueError:
+            raise BadInput(f"{path}: is no journal of steps; remove it or choose another --out") from None
+        if first != head:
+            raise BadInput(
+                f"{path}: holds steps of {first} and this run is {head}; choose another --out, or remove it"
+            )
+        self.records = [PointRecord.parse(item, str(path)) for item in rest]
+        if len(whole) < len(lines):  # a line that a kill cut short
+            path.write_text("".join(whole))
+
+    def has(self, point: StepPoint) -> bool:
+        """Whether the point is finished."""
+        return any(record.point == point for record in self.records)
+
+    def add(self, record: PointRecord) -> None:
+        """Append a finished point."""
+        self.records.append(record)
+        with self.path.open("a") as sink:
+            sink.write(record.model_dump_json() + "\n")
+
+
+def points_of(plan: StepPlan, group: EngineGroup, info: ServerInfo) -> list[StepPoint]:
+    """The plan's points that the server can hold, short ones first."""
+    running = min(group.max_running_per_rank, info.max_running_requests or 1 << 20)
+    room = info.max_total_tokens or 1 << 40
+    longest = min(group.context_length or 1 << 40, room) - plan.passes
+    found = [StepPoint(kind="latency", sequences=1, tokens=SHORT_PROMPT)]
+    found += [
+        StepPoint(kind="prefill", sequences=1, tokens=tokens)
+        for tokens in plan.prefill_tokens
+        if tokens <= longest
+    ]
+    found += [
+        StepPoint(kind="decode", sequences=batch, tokens=context)
+        for context in plan.contexts
+        for batch in plan.batches
+        if batch <= running and context <= longest and batch * (context + plan.passes) <= 0.9 * room
+    ]
+    return found
+
+
+class StepDriver:
+    """Drives one server from point to point."""
+
+    def __init__(
+        self, server: SglangServer, group: EngineGroup, plan: StepPlan, recorder: Path | None
+    ) -> None:
+        """`recorder` is the folder of the recorder that the server runs, None where it runs none."""
+        self.server, self.group, self.plan, self.recorder = server, group, plan, recorder
+        self._ids = random.Random(0)
+
+    def _prompts(self, point: StepPoint) -> list[list[int]]:
+        return [
+            [self._ids.randrange(LOWEST_ID, HIGHEST_ID) for _ in range(point.tokens)]
+            for _ in range(point.sequences)
+        ]
+
+    def run(self, point: StepPoint, new_tokens: int) -> tuple[list[Pass], float]:
+        """Passes of one burst of prompts, and the seconds it took a client."""
+        prompts, sent = self._prompts(point), time.time()
+        tokens = self.server.generate(prompts, new_tokens)
+        spent = time.time() - sent
+        if self.recorder is not None:
+            found = read_passes(self.recorder, sent)
+            if not found:
+                raise MissingData(
+                    f"steps: the engine recorded no pass in {self.recorder}; does this SGLang load plugins? "
+                    "attach with --endpoint for a client's view"
+                )
+            return found, spent
+        total = point.sequences * point.tokens
+        fits = total <= self.group.chunk_tokens_per_rank * self.group.attention_dp
+        return client_passes(sent, tokens, point.tokens, point.sequences, fits), spent
+
+    def measure(self, point: StepPoint) -> PointRecord:
+        """Rows of one point; the request's own latency for a `latency` point."""
+        if point.kind == "latency":
+            return PointRecord(point=point, rows=(), request_s=self._request_seconds(point))
+        decode = point.kind == "decode"
+        walls: list[Timed] = []
+        bursts = DECODE_BURSTS if decode else self.plan.repeats + 1
+        new_tokens = -(-self.plan.passes // DECODE_BURSTS) + 3 if decode else 2
+        for _ in range(bursts):
+            passes, _ = self.run(point, new_tokens)
+            walls += timed(passes)
+        return PointRecord(point=point, rows=tuple(rows(walls, point.sequences if decode else None)))
+
+    def _request_seconds(self, point: StepPoint) -> float | None:
+        """Median time of short requests outside their passes; None for a client, who sees them inside."""
+        if self.recorder is None:
+            return None
+        self.run(point, WARM_UP_TOKENS)
+        outside = []
+        for _ in range(LATENCY_REQUESTS):
+            passes, spent = self.run(point, 2)
+            last = passes[-1]
+            outside.append(spent - (last.t - passes[0].t) - (last.gpu_s or last.host_s or 0.0))
+        return max(0.0, float(np.median(outside)))
+
+
+def measure_steps(
+    driver: StepDriver, journal: Journal, info: ServerInfo, on_point: Callable[[StepPoint], None]
+) -> None:
+    """Measure every point that the journal lacks."""
+    fresh = True
+    for point in points_of(driver.plan, driver.group, info):
+        if journal.has(point):
+            continue
+        if fresh:
+            driver.run(StepPoint(kind="decode", sequences=2, tokens=SHORT_PROMPT), WARM_UP_TOKENS)
+            fresh = False
+        journal.add(driver.measure(point))
+        on_point(point)
+
+
+def profile_of(
+    journal: Journal,
+    recipe: Recipe,
+    info: ServerInfo,
+    *,
+    device: str,
+    num_layers: int,
+    date: str,
+    source: str,
+) -> StepProfile:
+    """The profile that a journal's points make.
+
+    Raises:
+        MissingData: no point gave a row.
+    """
+    found = merged(row for record in journal.records for row in record.rows)
+    if not found:
+        raise MissingData(f"{journal.path}: no point gave a row; ask for more --passes")
+    latencies = [r.request_s for r in journal.records if r.request_s is not None]
+    return StepProfile(
+        name=recipe.name,
+        model=recipe.model,
+        num_layers=num_layers,
+        hardware=recipe.hardware,
+        device=device,
+        engine=info.engine,
+        engine_version=info.engine_version,
+        group=recipe.serving,
+        max_total_tokens=info.max_total_tokens,
+        max_running_requests=info.max_running_requests,
+        request_s=latencies[-1] if latencies else None,
+        measured_on=date,
+        source=source,
+        rows=found,
+    )

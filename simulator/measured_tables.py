@@ -1,0 +1,202 @@
+"""Step-cost tables from measured steps, in place of the kernel model.
+
+Rows of one size (sequences of a decode pass, tokens of a prefill pass) make a curve over context; between
+the points of a curve, and between curves, times are interpolated on log axes. Both are made monotone first:
+more work never costs less. Rows are wall times, so no host term is added to them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
+
+from search_spaces.errors import BadInput, MissingData
+from search_spaces.recipe import EngineGroup, Recipe
+from search_spaces.step_profile import StepProfile, StepRow
+from search_spaces.workload import Workload
+from simulator.calibration import HostCosts
+from simulator.cost_tables import CONTEXT_AXIS, TOKEN_AXIS, RoleTables
+from simulator.kernel_model import Source
+from simulator.memory import MemoryBudget
+
+Floats = NDArray[np.float64]
+LAYOUT = ("tp", "attention_dp", "moe_ep", "pp", "moe_backend", "mtp", "overlap_schedule")
+"""Fields of a group that change what a step takes: a profile speaks for groups that agree in them."""
+UNLIMITED_TOKENS = 1 << 40
+"""Window pool of an architecture that has none."""
+
+
+def no_host(steps: StepProfile) -> HostCosts:
+    """Host costs beside steps that are wall times: none, but the request's own way in and out."""
+    zero: dict[str, Any] = dict.fromkeys(HostCosts.model_fields, 0.0)
+    return HostCosts.model_construct(**(zero | {"request_latency_s": steps.request_s or 0.0}))
+
+
+@dataclass(frozen=True)
+class StepSurface:
+    """Seconds of one kind of pass over its size and context."""
+
+    sizes: Floats
+    """Ascending."""
+    curves: tuple[tuple[Floats, Floats], ...]
+    """Per size: contexts, ascending, and seconds."""
+
+    def seconds(self, size: float, contexts: Floats) -> Floats:
+        """Interpolated seconds; beyond the largest size in proportion to it, below the smallest its own."""
+        curves = np.array([_along(c, s, contexts) for c, s in self.curves])
+        curves = np.maximum.accumulate(curves, axis=0)
+        top = float(self.sizes[-1])
+        if size >= top or len(self.sizes) == 1:
+            found: Floats = curves[-1] * max(1.0, size / top)
+            return found
+        k = int(np.clip(np.searchsorted(self.sizes, size, side="right"), 1, len(self.sizes) - 1))
+        low, high = np.log2(self.sizes[k - 1]), np.log2(self.sizes[k])
+        share = max(0.0, (np.log2(size) - low) / (high - low))
+        mixed: Floats = np.exp((1 - share) * np.log(curves[k - 1]) + share * np.log(curves[k]))
+        return mixed
+
+    def source(self, size: float, context: float) -> Source:
+        """`measured` at a row, `interpolated` between rows, `analytic` beyond them."""
+        reach = max(float(c[-1]) for c, _ in self.curves)
+        if not self.sizes[0] <= size <= self.sizes[-1] or context > reach:
+            return "analytic"
+        at = np.flatnonzero(self.sizes == size)
+        return "measured" if len(at) and context in self.curves[int(at[0])][0] else "interpolated"
+
+
+def _along(contexts: Floats, seconds: Floats, wanted: Floats) -> Floats:
+    """One curve at `wanted`: log-log between points, level before them, the last slope (at most 1) after."""
+    x, y, at = np.log(contexts), np.log(seconds), np.log(wanted)
+    found: Floats = np.interp(at, x, y)
+    if len(x) > 1:
+        slope = min(1.0, (y[-1] - y[-2]) / (x[-1] - x[-2]))
+        found = np.where(at > x[-1], y[-1] + slope * (at - x[-1]), found)
+    return np.exp(found)
+
+
+def surface(points: Iterable[tuple[float, float, float, int]]) -> StepSurface:
+    """A surface through (size, context, seconds, weight); points that coincide are averaged."""
+    by_size: dict[float, dict[float, list[tuple[float, int]]]] = defaultdict(lambda: defaultdict(list))
+    for size, context, seconds, weight in points:
+        by_size[size][max(context, 1.0)].append((seconds, weight))
+    curves = []
+    for size in sorted(by_size):
+        rows = sorted(by_size[size].items())
+        weights = np.array([sum(w for _, w in same) for _, same in rows], dtype=float)
+        means = np.array([sum(s * w for s, w in same) for _, same in rows]) / weights
+        level = isotonic_regression(means, weights=weights).x
+        curves.append((np.array([context for context, _ in rows]), np.asarray(level, dtype=float)))
+    return StepSurface(np.array(sorted(by_size)), tuple(curves))
+
+
+def _decode_points(rows: Iterable[StepRow], mode: str) -> list[tuple[float, float, float, int]]:
+    return [(float(r.sequences), r.context, r.wall_s, r.count) for r in rows if r.mode == mode]
+
+
+def _prefill_points(rows: Iterable[StepRow]) -> list[tuple[float, float, float, int]]:
+    """By tokens and the mean context of a query, which counts half of the pass's own tokens."""
+    return [
+        (float(r.new_tokens), r.context + r.new_tokens / r.sequences / 2, r.wall_s, r.count)
+        for r in rows
+        if r.mode == "prefill"
+    ]
+
+
+@lru_cache(maxsize=64)
+def surfaces(steps: StepProfile) -> dict[str, StepSurface]:
+    """`prefill` and `decode` surfaces; with drafts a decode iteration is timed from verify to verify.
+
+    Raises:
+        MissingData: the profile lacks one of the two kinds of pass.
+    """
+    mode = "verify" if steps.group.mtp else "decode"
+    points = {"prefill": _prefill_points(steps.rows), "decode": _decode_points(steps.rows, mode)}
+    empty = [name for name, found in points.items() if not found]
+    if empty:
+        raise MissingData(f"steps={steps.name!r} has no {empty[0]} rows; measure them with `profile steps`")
+    return {name: surface(found) for name, found in points.items()}
+
+
+def _table(found: StepSurface) -> RoleTables:
+    rank = np.array([found.seconds(float(size), CONTEXT_AXIS) for size in TOKEN_AXIS])
+    return RoleTables(np.ascontiguousarray(rank), np.zeros(len(TOKEN_AXIS)))
+
+
+@lru_cache(maxsize=64)
+def _tables(steps: StepProfile) -> tuple[RoleTables, RoleTables]:
+    found = surfaces(steps)
+    return _table(found["prefill"]), _table(found["decode"])
+
+
+def check_steps(steps: StepProfile, recipe: Recipe) -> None:
+    """Raise `BadInput` where the profile does not speak for the recipe."""
+    group = recipe.aggregated
+    if group is None:
+        raise BadInput(f"steps={steps.name!r} are of one worker that does both; give an aggregated recipe")
+    for name, ours, theirs in (
+        *((n, getattr(group, n), getattr(steps.group, n)) for n in LAYOUT),
+        ("model", recipe.model, steps.model),
+        ("hardware", recipe.hardware, steps.hardware),
+    ):
+        if ours != theirs:
+            raise BadInput(
+                f"steps={steps.name!r} were measured with {name}={theirs!r} and the recipe has {ours!r}; "
+                "measure the recipe's own steps"
+            )
+
+
+def measured_role(
+    steps: StepProfile, group: EngineGroup, has_window: bool
+) -> tuple[MemoryBudget, RoleTables, RoleTables, NDArray[np.int64]]:
+    """Memory budget, prefill and decode tables, and graph padding (none: rows include it) of one worker.
+
+    Pool and running limit are what the server reported, unless the group asks for less.
+
+    Raises:
+        MissingData: neither the server nor the group states a pool size.
+    """
+    pools = [n for n in (steps.max_total_tokens, group.max_total_tokens) if n is not None]
+    if not pools:
+        raise MissingData(f"steps={steps.name!r} states no max_total_tokens; set it in the recipe")
+    full, running = min(pools), min(steps.max_running_requests or 1 << 20, group.max_running_per_rank)
+    budget = MemoryBudget(
+        hbm_bytes=0.0,
+        weights={},
+        available_bytes=0.0,
+        slot_state_bytes=0.0,
+        bytes_per_token=0.0,
+        full_tokens=full,
+        swa_tokens=int(full * group.swa_full_tokens_ratio) if has_window else UNLIMITED_TOKENS,
+        slots=running,
+    )
+    return budget, *_tables(steps), np.arange(2 * running + 2, dtype=np.int64)
+
+
+def plain_page_tokens(group: EngineGroup) -> int:
+    """Tokens of a cache page where the architecture forces none: the recipe's, else the engine's 1."""
+    stated = group.extra_flags.get("page-size", 1)
+    return stated if isinstance(stated, int) else 1
+
+
+def beyond_steps(steps: StepProfile, workload: Workload) -> list[str]:
+    """What a load may ask of steps that the profile did not measure, worded."""
+    found = surfaces(steps)
+    context = workload.isl + workload.osl
+    slots = steps.max_running_requests or workload.concurrency
+    asked = (
+        ("decode batch", min(workload.concurrency, slots), found["decode"].sizes[-1]),
+        ("decode context", context, max(c[-1] for c, _ in found["decode"].curves) * 1.05),
+        ("prefill tokens", min(workload.isl, steps.group.chunk_tokens_per_rank), found["prefill"].sizes[-1]),
+    )
+    return [
+        f"{name} reaches {value:g} and the steps {steps.name!r} end at {limit:g}: times are extrapolated"
+        for name, value, limit in asked
+        if value > limit
+    ]

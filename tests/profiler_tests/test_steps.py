@@ -1,0 +1,136 @@
+"""Passes to rows, the journal of a measurement, and the recorder's view of a batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine_adapter.adapter import ServerInfo
+from profiler.recorder_files import install_recorder, read_passes
+from profiler.step_recorder import OUT_VARIABLE, Recorder, shape_of
+from profiler.step_rows import Pass, client_passes, merged, rows, timed
+from profiler.steps import Journal, PointRecord, StepPlan, StepPoint, points_of
+from search_spaces.errors import BadInput
+from tests.simulator_tests.test_measured_tables import GROUP, row
+
+
+def decode(t: float, sequences: int = 2, context: float = 10.0, **extra: Any) -> Pass:
+    return Pass(t, "decode", sequences, sequences, context, 0.001, **extra)
+
+
+def test_walls_last_until_the_next_pass_of_the_target():
+    run = [
+        Pass(0.0, "prefill", 1, 5, 0.0, 0.3),
+        Pass(1.0, "verify", 1, 4, 5.0, 0.1),
+        Pass(1.5, "draft", 1, 1, 5.0, 0.2),
+        Pass(2.0, "verify", 1, 4, 8.0, 0.1),
+    ]
+    assert [(item.one.mode, item.wall_s) for item in timed(run)] == [
+        ("prefill", 1.0), ("draft", 0.2), ("verify", 1.0),
+    ]  # fmt: skip
+
+
+def test_walls_on_a_gpu_are_of_its_own_clock():
+    """An overlapped host launches pass after pass at once; their starts on the host say nothing."""
+    run = [decode(0.0, gpu_s=0.5), decode(0.001, gpu_s=0.6, gap_s=0.1), decode(0.002, gpu_s=0.7, gap_s=0.2)]
+    assert [item.wall_s for item in timed(run)] == pytest.approx([0.6, 0.8])
+
+
+def test_rows_are_medians_without_the_first_pass():
+    starts = np.cumsum([0, 9.0, 1.0, 1.0, 3.0, 1.0])
+    (found,) = rows(timed([decode(t, context=10 + i) for i, t in enumerate(starts)]))
+    assert (found.wall_s, found.count, found.sequences, found.context) == (1.0, 4, 2, 12.5)
+    assert (found.low_s, found.high_s) == pytest.approx((1.0, 2.4))
+    assert rows(timed([decode(t) for t in starts]), decode_sequences=3) == []
+    assert rows(timed([decode(t) for t in starts[:3]])) == []  # two passes make no row
+
+
+def test_merging_keeps_the_better_known_row():
+    many, few = row("decode", 2, 2, 10.2, 1.0), row("decode", 2, 2, 9.9, 2.0).model_copy(update={"count": 3})
+    other = row("prefill", 1, 7, 0, 1.0)
+    assert merged([few, other, many]) == (many, other)
+
+
+def test_a_client_counts_tokens_between_the_last_begin_and_the_first_end():
+    tokens = [(1.0, 0), (1.4, 1), (2.0, 0), (2.0, 1), (3.0, 0), (3.0, 1), (4.0, 0), (4.5, 1), (5.5, 1)]
+    found = client_passes(0.5, sorted(tokens), context=8, sequences=2, one_prefill=True)
+    assert found[0] == Pass(0.5, "prefill", 2, 16, 0.0)
+    assert [(one.t, one.context) for one in found[1:]] == [(2.0, 9), (3.0, 10), (4.0, 11)]
+    assert client_passes(0.5, sorted(tokens), 8, 2, one_prefill=False) == found[1:]
+
+
+def test_points_fit_the_server():
+    info = ServerInfo(
+        engine="e",
+        engine_version="1",
+        model_path="m",
+        device="d",
+        max_total_tokens=2000,
+        max_running_requests=4,
+    )
+    plan = StepPlan(batches=(1, 4, 8), contexts=(100, 400, 1000), prefill_tokens=(64, 4096), passes=50)
+    found = points_of(plan, GROUP, info)
+    assert [(p.sequences, p.tokens) for p in found if p.kind == "decode"] == [
+        (1, 100), (4, 100), (1, 400), (4, 400), (1, 1000),
+    ]  # fmt: skip
+    assert [p.tokens for p in found if p.kind == "prefill"] == [64]
+
+
+def test_a_journal_goes_on_after_a_kill(tmp_path: Path):
+    path, head = tmp_path / "j.jsonl", {"recipe": "abc"}
+    first, second = (StepPoint(kind="decode", sequences=b, tokens=8) for b in (1, 2))
+    Journal(path, head).add(PointRecord(point=first, rows=(row("decode", 1, 1, 8, 0.5),)))
+    with path.open("a") as sink:
+        sink.write('{"point": {"kind": "dec')  # killed while writing
+    again = Journal(path, head)
+    assert again.has(first) and not again.has(second)
+    again.add(PointRecord(point=second, rows=()))
+    assert [r.point for r in Journal(path, head).records] == [first, second]
+    with pytest.raises(BadInput, match="choose another --out"):
+        Journal(path, {"recipe": "other"})
+    (tmp_path / "text").write_text("hello\n")
+    with pytest.raises(BadInput, match="no journal"):
+        Journal(tmp_path / "text", head)
+
+
+def batch(mode: str, lengths: list[int], new: int) -> SimpleNamespace:
+    ids = SimpleNamespace(shape=(new,), device=SimpleNamespace(type="cpu"))
+    return SimpleNamespace(
+        forward_mode=SimpleNamespace(name=mode),
+        batch_size=len(lengths),
+        input_ids=ids,
+        seq_lens_cpu=np.array(lengths),
+    )
+
+
+def test_the_recorder_counts_what_was_cached():
+    prefill = shape_of(batch("EXTEND", [30, 50], 60), False)
+    assert prefill == {"mode": "prefill", "sequences": 2, "new_tokens": 60, "context": 10.0}
+    step = shape_of(batch("DECODE", [31, 51], 2), False)
+    assert step == {"mode": "decode", "sequences": 2, "new_tokens": 2, "context": 40.0}
+    assert shape_of(batch("IDLE", [], 0), False) is None
+    drafted = shape_of(batch("DECODE", [31], 1), True)
+    assert drafted is not None and drafted["mode"] == "draft"
+
+
+def test_the_recorder_writes_what_is_read_back(tmp_path: Path):
+    env = install_recorder(tmp_path)
+    entry = (tmp_path / "servecast_step_recorder-1.dist-info" / "entry_points.txt").read_text()
+    assert "sglang.srt.plugins" in entry and env["PYTHONPATH"] == str(tmp_path)
+    recorder = Recorder(env[OUT_VARIABLE])
+    result = object()
+    for lengths in ([9], [10], [11]):
+        done = recorder.around(lambda *_: result, SimpleNamespace(), batch("DECODE", lengths, 1))
+        assert done is result
+    found = read_passes(tmp_path)
+    assert [one.context for one in found] == [8, 9, 10]
+    assert found[1].t > found[0].t and found[0].host_s is not None and found[0].host_s > 0
+    assert read_passes(tmp_path, since=found[1].t) == found[1:]
+    with Path(env[OUT_VARIABLE]).open("a") as sink:
+        sink.write(json.dumps({"t": 1})[:-2])
+    assert read_passes(tmp_path) == found
