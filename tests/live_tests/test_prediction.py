@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -13,20 +15,22 @@ from engine_adapter.yaml_files import dump_yaml
 from planner.live import LiveOptions, device_name, num_layers
 from planner.observe import Comparison, comparison_text, observation, observe
 from planner.validation import report, simulate_all
-from profiler.recorder_files import install_recorder
-from profiler.steps import Journal, StepDriver, StepPlan, measure_steps, profile_of
+from profiler.recorder_files import install_recorder, read_passes
+from profiler.step_rows import rows as step_rows
+from profiler.step_rows import timed
+from profiler.steps import Journal, StepDriver, StepPlan, StepPoint, measure_steps, profile_of
 from search_spaces.recipe import Recipe
 from simulator.calibration import load_calibration
 from tests.live_tests.conftest import START_S
-from tests.live_tests.machine import wait_for_quiet, watched
+from tests.live_tests.machine import preferred, wait_for_quiet
 from tests.live_tests.tiny_models import QWEN_MOE, recipe_of, write_model
 
 pytestmark = pytest.mark.live
 
 TOLERANCE = 0.15
 """Of output throughput and mean TPOT."""
-CONTENDED = 0.12
-"""Share of time in which the scheduler waits for a core, beyond which others' work was timed, not ours."""
+DRIFT = 0.08
+"""Change of the machine's speed between profile and run beyond which the run is made again."""
 ATTEMPTS = 3
 PLAN = StepPlan(
     batches=(1, 2, 4, 8), contexts=(32, 160), prefill_tokens=(16, 64, 128, 256, 512), passes=32, repeats=4
@@ -66,60 +70,92 @@ def worst(found: list[Comparison]) -> float:
     return max(abs(one.error(name)) for one in found for name in names)
 
 
+def probe(server: SglangServer, recipe: Recipe, recorder: Path) -> float:
+    """Seconds of a decode step of a fixed shape now: how fast the machine is at the moment."""
+    plan = PLAN.model_copy(update={"passes": 40})
+    driver = StepDriver(server, recipe.serving, plan, recorder)
+    rows = driver.measure(StepPoint(kind="decode", sequences=4, tokens=32)).rows
+    return next(row.wall_s for row in rows if row.mode == "decode")
+
+
+class Tried(NamedTuple):
+    """One load, predicted and run."""
+
+    comparison: Comparison
+    drift: float
+    """Change of the machine's speed between the profile and the run, as the probes show it."""
+    out: Path
+
+
 def predicted_and_observed(
     server: SglangServer, recipe: Recipe, recorder: Path, folder: Path, loads: tuple[dict[str, float], ...]
-) -> tuple[list[Comparison], Path]:
-    """Profile, predict, run; again only where others held the machine's cores meanwhile."""
+) -> list[Tried]:
+    """Profile, predict, run; again only where the machine's speed changed meanwhile.
+
+    Shared processors change their speed with what runs beside: a run at another speed than the profile's
+    says nothing about the prediction. Whether a run counts is decided by the probes alone.
+    """
     (folder / "recipe.yaml").write_text(recipe_to_yaml(recipe))
-    (folder / "loads.yaml").write_text(dump_yaml([dict(load) for load in loads]))
+    found: dict[int, Tried] = {}
     for attempt in range(ATTEMPTS):
-        wait_for_quiet()
-        with watched(server) as share:
-            steps = profiled(server, recipe, recorder, folder / f"steps{attempt}.json")
-            what = observation(
-                str(folder / "recipe.yaml"), str(folder / "loads.yaml"), str(steps), None, seed=attempt
-            )
-            options = LiveOptions(endpoint=server.url, engine_python=server.python)
-            out = folder / f"runs{attempt}.yaml"
-            found = observe(what, options, out, lambda _: None)
-        print(f"\nwaited for a core {share.waited:.0%}\n{comparison_text(found)}")
-        if worst(found) <= TOLERANCE or share.waited < CONTENDED:
+        pending = [i for i in range(len(loads)) if i not in found or found[i].drift > DRIFT]
+        if not pending:
             break
-    return found, out
+        wait_for_quiet()
+        with preferred(server):
+            before = probe(server, recipe, recorder)
+            steps = profiled(server, recipe, recorder, folder / f"steps{attempt}.json")
+            speeds = [(before + probe(server, recipe, recorder)) / 2]
+            for index in pending:
+                (folder / "load.yaml").write_text(dump_yaml(loads[index]))
+                names = (str(folder / "recipe.yaml"), str(folder / "load.yaml"), str(steps))
+                out = folder / f"run{index}-{attempt}.yaml"
+                options = LiveOptions(endpoint=server.url, engine_python=server.python)
+                before = probe(server, recipe, recorder)
+                (one,) = observe(observation(*names, None, seed=attempt), options, out, lambda _: None)
+                after = probe(server, recipe, recorder)
+                drift = max(abs(speed / speeds[0] - 1) for speed in (before, after))
+                print(f"\nthe machine's speed changed by {drift:.0%}\n{comparison_text([one])}")
+                if index not in found or drift < found[index].drift:
+                    found[index] = Tried(one, drift, out)
+    return [found[index] for index in range(len(loads))]
+
+
+def check(found: list[Tried]) -> None:
+    """Hold each load to the tolerance, and to no more than the machine itself moved beyond it."""
+    for one in found:
+        allowed = TOLERANCE + (one.drift if one.drift > DRIFT else 0.0)
+        assert worst([one.comparison]) <= allowed, comparison_text([t.comparison for t in found])
 
 
 def test_a_dense_model(server: SglangServer, llama: Recipe, recorder: Path, tmp_path: Path):
-    found, out = predicted_and_observed(server, llama, recorder, tmp_path, DENSE_LOADS)
-    assert worst(found) <= TOLERANCE, comparison_text(found)
+    found = predicted_and_observed(server, llama, recorder, tmp_path, DENSE_LOADS)
+    check(found)
     # The loads differ by more than the tolerance: one constant would not have passed.
-    rates = [one.measured["output_tokens_per_s_per_gpu"] for one in found]
+    rates = [one.comparison.measured["output_tokens_per_s_per_gpu"] for one in found]
     assert max(rates) / min(rates) > 1.5
-    # The file that was written holds predictions first, and is validated like any other.
-    lines = out.read_text().splitlines()
-    assert ["prediction" in line.split('"id"')[0] for line in lines] == [True] * 3 + [False] * 3
-    points = load_points(out)
-    outcomes = simulate_all(points, load_calibration(), workers=1)
-    again = report(points, outcomes, load_calibration())
-    for one, result in zip(found, again.points, strict=True):
-        assert result.status == "predicted"
-        assert result.predicted["mean_tpot_ms"] == pytest.approx(one.predicted["mean_tpot_ms"])
-        assert result.measured["mean_tpot_ms"] == one.measured["mean_tpot_ms"]
-    assert points[0].provenance is not None and points[0].provenance.recipe_digest == llama.digest
+    # The file that was written holds the prediction first, and is validated like any other.
+    one, _, out = found[0]
+    assert ["prediction" in line.split('"id"')[0] for line in out.read_text().splitlines()] == [True, False]
+    (point,) = load_points(out)
+    outcomes = simulate_all([point], load_calibration(), workers=1)
+    (result,) = report([point], outcomes, load_calibration()).points
+    assert result.status == "predicted"
+    assert result.predicted["mean_tpot_ms"] == pytest.approx(one.predicted["mean_tpot_ms"])
+    assert result.measured["mean_tpot_ms"] == one.measured["mean_tpot_ms"]
+    assert point.provenance is not None and point.provenance.recipe_digest == llama.digest
 
 
-def test_a_client_sees_the_same_steps(server: SglangServer, llama: Recipe, recorder: Path, tmp_path: Path):
-    """Without the recorder, token times at the client give the same decode steps."""
-    plan = PLAN.model_copy(update={"batches": (1, 4), "contexts": (32,), "prefill_tokens": (128,)})
-    rows: dict[str, dict[tuple[str, int], float]] = {}
-    for name, folder in (("client", None), ("recorder", recorder)):
-        journal = Journal(tmp_path / name, {})
-        measure_steps(StepDriver(server, llama.serving, plan, folder), journal, server.info(), lambda _: None)
-        rows[name] = {
-            (row.mode, row.sequences): row.wall_s for record in journal.records for row in record.rows
-        }
+def test_a_client_sees_the_same_steps(server: SglangServer, llama: Recipe, recorder: Path):
+    """Of one and the same burst, token times at the client and the recorder give the same decode steps."""
     for batch in (1, 4):
-        key = ("decode", batch)
-        assert rows["client"][key] == pytest.approx(rows["recorder"][key], rel=0.3)
+        driver = StepDriver(server, llama.serving, PLAN, None)
+        point = StepPoint(kind="decode", sequences=batch, tokens=32)
+        began = time.time()
+        seen, _ = driver.run(point, 60)
+        rows = [step_rows(timed(passes), batch) for passes in (seen, read_passes(recorder, began))]
+        client, own = ({row.mode: row.wall_s for row in part} for part in rows)
+        assert client["decode"] == pytest.approx(own["decode"], rel=0.1)
 
 
 def test_a_mixture_of_experts(adapter: SglangAdapter, tmp_path: Path):
@@ -129,8 +165,7 @@ def test_a_mixture_of_experts(adapter: SglangAdapter, tmp_path: Path):
     command = command.model_copy(update={"env": {**command.env, **install_recorder(recorder)}})
     server = adapter.start(command, tmp_path / "server.log", START_S)
     try:
-        found, _ = predicted_and_observed(server, recipe, recorder, tmp_path, MOE_LOADS)
-        assert worst(found) <= TOLERANCE, comparison_text(found)
+        check(predicted_and_observed(server, recipe, recorder, tmp_path, MOE_LOADS))
     finally:
         server.stop()
     assert server.process is not None and server.process.group_members() == []
