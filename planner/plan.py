@@ -196,7 +196,9 @@ def _choose(
     }
     for candidate in finalists.values():
         if not full[candidate.recipe.digest].infeasible:
-            points[candidate.recipe.digest, load] = _point(candidate, load, full[candidate.recipe.digest])
+            points[candidate.recipe.digest, load] = _point(
+                candidate, load, full[candidate.recipe.digest], full=True
+            )
     pool = [
         c
         for c in finalists.values()
@@ -233,7 +235,7 @@ def _eligible(
         if outcome.infeasible:
             misses.append((9e9, outcome.infeasible))
             continue
-        points[candidate.recipe.digest, load] = _point(candidate, load, outcome)
+        points[candidate.recipe.digest, load] = _point(candidate, load, outcome, full=False)
         seen = judged(request, search.bench, outcome, candidate.recipe, load)
         broken = slo_misses(request.slo, seen.metrics)
         if usable(outcome) and not broken:
@@ -254,10 +256,12 @@ def _not_worse(outcome: Outcome, bar: Outcome) -> bool:
     return outcome.throughput >= bar.throughput and outcome.interactivity >= bar.interactivity
 
 
-def _point(candidate: Candidate, load: int, outcome: Outcome) -> EvaluatedPoint:
+def _point(candidate: Candidate, load: int, outcome: Outcome, full: bool) -> EvaluatedPoint:
     return EvaluatedPoint(
         recipe=candidate.recipe.name,
         topology=candidate.recipe.topology,
+        digest=candidate.recipe.digest,
+        mtp_steps=candidate.recipe.mtp.num_steps if candidate.recipe.mtp else 0,
         origin=candidate.origin,
         num_gpus=candidate.recipe.num_gpus,
         concurrency=load,
@@ -265,6 +269,7 @@ def _point(candidate: Candidate, load: int, outcome: Outcome) -> EvaluatedPoint:
         tokens_per_s_per_user=outcome.interactivity,
         median_ttft_ms=outcome.metrics["median_ttft_ms"],
         usable=usable(outcome),
+        full=full,
     )
 
 
