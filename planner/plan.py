@@ -194,11 +194,9 @@ def _choose(
             strict=True,
         )
     }
-    for candidate in finalists.values():
-        if not full[candidate.recipe.digest].infeasible:
-            points[candidate.recipe.digest, load] = _point(
-                candidate, load, full[candidate.recipe.digest], full=True
-            )
+    for digest, candidate in finalists.items():
+        if not full[digest].infeasible:
+            points[digest, load] = _point(candidate, load, full[digest], full=True)
     pool = [
         c
         for c in finalists.values()
