@@ -26,6 +26,7 @@ COMMANDS = {
     "simulate": LazyCommand("planner.commands.simulate", "Predict one recipe and say what limits it."),
     "explain": LazyCommand("planner.commands.explain", "Show a recipe's memory, limits and overrides."),
     "plan": LazyCommand("planner.commands.plan", "Search the best recipes for a model on a platform."),
+    "report": LazyCommand("planner.commands.report", "Show the results of a plan as one page."),
     "waterfall": LazyCommand("planner.commands.waterfall", "Show what each engine optimisation contributes."),
     "story": LazyCommand("planner.commands.story", "Write how serving got faster, measured and simulated."),
     "validate": LazyCommand("planner.commands.validate", "Compare predictions with measured points."),

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search_spaces.errors import Infeasible
 from search_spaces.hardware import Hardware
@@ -21,6 +21,9 @@ from search_spaces.recipe import Recipe
 from search_spaces.stack import StackVersion
 from search_spaces.workload import Workload
 from simulator.calibration import Calibration
+
+if TYPE_CHECKING:
+    from simulator.world import Setting
 
 SHORT_REQUESTS = 3
 """Short fidelity simulates this many requests per unit of concurrency."""
@@ -82,22 +85,20 @@ def workload_for(bench: Bench, recipe: Recipe, concurrency: int, short: bool) ->
     return bench.workload.model_copy(update=changes)
 
 
+def setting_for(bench: Bench, recipe: Recipe, concurrency: int, short: bool) -> Setting:
+    """Everything a simulation of one recipe at one concurrency and fidelity depends on."""
+    from simulator.world import Setting
+
+    workload = workload_for(bench, recipe, concurrency, short)
+    return Setting(recipe, workload, bench.model, bench.hardware, bench.stack, bench.calibration, bench.seed)
+
+
 def evaluate(bench: Bench, recipe: Recipe, concurrency: int, short: bool) -> Outcome:
     """Simulate one recipe at one concurrency."""
     from simulator.simulate import predict
-    from simulator.world import Setting
 
-    setting = Setting(
-        recipe,
-        workload_for(bench, recipe, concurrency, short),
-        bench.model,
-        bench.hardware,
-        bench.stack,
-        bench.calibration,
-        bench.seed,
-    )
     try:
-        found = predict(setting)
+        found = predict(setting_for(bench, recipe, concurrency, short))
     except Infeasible as error:
         return Outcome(infeasible=str(error))
     return Outcome(found.metrics, found.limit, tuple(found.warnings))

@@ -1,4 +1,4 @@
-"""Write several files so that all of them appear, or none."""
+"""Write files so that all of them appear, or none, and none in part."""
 
 from __future__ import annotations
 
@@ -11,6 +11,37 @@ from pathlib import Path
 from search_spaces.errors import BadInput
 
 SCRIPT_SUFFIX = ".sh"
+
+
+def check_file(file: Path, option: str) -> None:
+    """Refuse early what `write_file` could not write; `option` names the file in the message.
+
+    Raises:
+        BadInput: the path is a folder, or nothing may be written where it would be.
+    """
+    if file.is_dir():
+        raise BadInput(f"{option}={str(file)!r} is a folder; name a file in it")
+    present = next(folder for folder in file.absolute().parents if folder.exists())
+    if not present.is_dir() or not os.access(present, os.W_OK):
+        raise BadInput(f"{option}={str(file)!r}: {str(present)!r} is no writable folder; choose another")
+
+
+def write_file(text: str, file: Path, option: str) -> None:
+    """Write one file, in place of one that may be there; a failure leaves what was there.
+
+    Raises:
+        BadInput: the file cannot be written.
+    """
+    check_file(file, option)
+    staged = file.with_name(f".{file.name}-{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_bytes(text.encode())
+        os.replace(staged, file)
+    except OSError as error:
+        raise BadInput(f"{option}={str(file)!r}: {error.strerror}; choose a writable folder") from None
+    finally:
+        staged.unlink(missing_ok=True)
 
 
 def write_files(files: Mapping[str, str | bytes], out: Path, force: bool = False) -> list[Path]:

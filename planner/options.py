@@ -122,6 +122,14 @@ def cache_option(command: F) -> F:
     )(command)  # fmt: skip
 
 
+def report_option(command: F) -> F:
+    """`--report`."""
+    return click.option(
+        "--report", metavar="FILE.html", type=click.Path(dir_okay=False),
+        help="Also write one self-contained page for planners, in place of one that is there.",
+    )(command)  # fmt: skip
+
+
 def json_option(command: F) -> F:
     """`--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")(

@@ -189,9 +189,9 @@ def _choose(
             strict=True,
         )
     }
-    for candidate in finalists.values():
-        if not full[candidate.recipe.digest].infeasible:
-            points[candidate.recipe.digest, load] = _point(candidate, load, full[candidate.recipe.digest])
+    for digest, candidate in finalists.items():
+        if not full[digest].infeasible:
+            points[digest, load] = _point(candidate, load, full[digest], full=True)
     pool = [
         c
         for c in finalists.values()
@@ -228,7 +228,7 @@ def _eligible(
         if outcome.infeasible:
             misses.append((9e9, outcome.infeasible))
             continue
-        points[candidate.recipe.digest, load] = _point(candidate, load, outcome)
+        points[candidate.recipe.digest, load] = _point(candidate, load, outcome, full=False)
         seen = judged(request, search.bench, outcome, candidate.recipe, load)
         broken = slo_misses(request.slo, seen.metrics)
         if usable(outcome) and not broken:
@@ -249,10 +249,12 @@ def _not_worse(outcome: Outcome, bar: Outcome) -> bool:
     return outcome.throughput >= bar.throughput and outcome.interactivity >= bar.interactivity
 
 
-def _point(candidate: Candidate, load: int, outcome: Outcome) -> EvaluatedPoint:
+def _point(candidate: Candidate, load: int, outcome: Outcome, full: bool) -> EvaluatedPoint:
     return EvaluatedPoint(
         recipe=candidate.recipe.name,
         topology=candidate.recipe.topology,
+        digest=candidate.recipe.digest,
+        mtp_steps=candidate.recipe.mtp.num_steps if candidate.recipe.mtp else 0,
         origin=candidate.origin,
         num_gpus=candidate.recipe.num_gpus,
         concurrency=load,
@@ -260,4 +262,5 @@ def _point(candidate: Candidate, load: int, outcome: Outcome) -> EvaluatedPoint:
         tokens_per_s_per_user=outcome.interactivity,
         median_ttft_ms=outcome.metrics["median_ttft_ms"],
         usable=usable(outcome),
+        full=full,
     )

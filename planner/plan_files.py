@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 from engine_adapter.exports import export
 from planner.plan_text import plan_text
@@ -10,7 +12,7 @@ from planner.plan_types import PlanResult
 from planner.report import pareto_front, pareto_picture
 from search_spaces.catalog_loader import stack
 from search_spaces.dispatch import dispatch_schema
-from search_spaces.errors import ServecastError
+from search_spaces.errors import BadInput, ServecastError
 from search_spaces.workload import Workload
 
 
@@ -45,3 +47,26 @@ def plan_files(result: PlanResult, notes: list[str]) -> dict[str, str | bytes]:
                 continue
             files |= {f"recipes/{folder}/{fmt}/{name}": text for name, text in written.items()}
     return files
+
+
+def read_plan(folder: Path) -> PlanResult:
+    """The plan whose files are in a folder.
+
+    Raises:
+        BadInput: the folder holds no finished plan, or one whose files do not fit each other.
+    """
+    plan = _read(folder / "plan.json")
+    return PlanResult.parse({**plan, "table": _read(folder / "dispatch.json")}, str(folder / "plan.json"))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"run_dir={str(file.parent)!r}: {file.name} cannot be read ({error}); "
+            "name the folder of a finished `servecast plan`"
+        ) from None
+    if not isinstance(data, dict):
+        raise BadInput(f"{file}: expected a mapping, got {type(data).__name__}; run `servecast plan` again")
+    return data

@@ -52,6 +52,10 @@ class EvaluatedPoint(Noun):
 
     recipe: str
     topology: str
+    digest: str
+    """Of the recipe."""
+    mtp_steps: int
+    """Draft steps; 0 without drafting."""
     origin: str
     num_gpus: int
     concurrency: int
@@ -59,6 +63,8 @@ class EvaluatedPoint(Noun):
     tokens_per_s_per_user: float
     median_ttft_ms: float
     usable: bool
+    full: bool
+    """Whether all requests of the load were simulated, not the shorter run that ranks candidates."""
 
 
 class PublicComparison(Noun):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def install_recorder(folder: Path) -> dict[str, str]:
     info.mkdir(exist_ok=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {MODULE}\nVersion: 1\n")
     (info / "entry_points.txt").write_text(f"[sglang.srt.plugins]\nservecast_steps = {MODULE}:register\n")
-    return {"PYTHONPATH": str(folder), OUT_VARIABLE: str(folder / PASSES)}
+    path = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    return {"PYTHONPATH": path, OUT_VARIABLE: str(folder / PASSES)}
 
 
 def read_passes(folder: Path, since: float = 0.0) -> list[Pass]:

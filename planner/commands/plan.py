@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from planner.options import calibration_option, counts_of, example, json_option
+from planner.options import calibration_option, counts_of, example, json_option, report_option
 
 EXAMPLE = example(
     "Example: a GB300 rack at 8K/1K, users get at least 40 tokens a second",
@@ -78,6 +78,7 @@ EXAMPLE = example(
 @click.option(
     "--out", required=True, type=click.Path(file_okay=False), help="Folder for the results and the study."
 )
+@report_option
 @json_option
 def command(**options: Any) -> None:
     """Search recipes and write a per-concurrency dispatch table with engine-ready recipe files.
@@ -90,7 +91,8 @@ def command(**options: Any) -> None:
     from tqdm import tqdm
 
     from engine_adapter.yaml_files import parse_yaml, read_text
-    from planner.file_writer import write_files
+    from planner.commands.report import write_plan_report
+    from planner.file_writer import check_file, write_files
     from planner.plan import plan
     from planner.plan_files import plan_files
     from planner.plan_text import plan_text
@@ -101,6 +103,8 @@ def command(**options: Any) -> None:
     own = options["space"]
     spaces = spaces_in(parse_yaml(read_text(own), own), own) if own else ()
     out = Path(options["out"])
+    if options["report"]:
+        check_file(Path(options["report"]), "report")
     bar = tqdm(desc="plan", unit="trial", leave=False, disable=None)
 
     def on_step(label: str, done: int, total: int) -> None:
@@ -131,22 +135,30 @@ def command(**options: Any) -> None:
         click.echo(f"note: {note}", err=True)
     click.echo(result.model_dump_json(indent=1) if options["as_json"] else plan_text(result))
     click.echo(f"wrote {out}", err=True)
+    if options["report"]:
+        asked = plan_command(request, options["out"], options["report"])
+        write_plan_report(result, asked, Path(options["report"]), options["workers"])
+
+
+SAME = (
+    "model", "hardware", "num_gpus", "isl", "osl", "random_range_ratio", "concurrencies", "objective",
+    "risk", "mtp", "stack", "max_recipes", "trials", "keep", "seed", "calibration", "switches_per_hour",
+    "hysteresis", "warmup_s",
+)  # fmt: skip
+"""Options that are fields of the request by the same name."""
+SLO_OPTIONS = {
+    "max_median_ttft_ms": "max_ttft_ms",
+    "max_median_tpot_ms": "max_tpot_ms",
+    "max_p99_ttft_ms": "max_p99_ttft_ms",
+    "max_p99_tpot_ms": "max_p99_tpot_ms",
+    "min_tokens_per_s_per_user": "min_tok_s_user",
+}
+"""Field of the SLO to option."""
 
 
 def _request(options: dict[str, Any]) -> dict[str, Any]:
-    same = (
-        "model", "hardware", "num_gpus", "isl", "osl", "random_range_ratio", "concurrencies", "objective",
-        "risk", "mtp", "stack", "max_recipes", "trials", "keep", "seed", "calibration", "switches_per_hour",
-        "hysteresis", "warmup_s",
-    )  # fmt: skip
-    slo = {
-        "max_median_ttft_ms": options["max_ttft_ms"],
-        "max_median_tpot_ms": options["max_tpot_ms"],
-        "max_p99_ttft_ms": options["max_p99_ttft_ms"],
-        "max_p99_tpot_ms": options["max_p99_tpot_ms"],
-        "min_tokens_per_s_per_user": options["min_tok_s_user"],
-    }
-    return {**{name: options[name] for name in same}, "slo": slo, "traffic": _traffic(options["traffic"])}
+    slo = {field: options[option] for field, option in SLO_OPTIONS.items()}
+    return {**{name: options[name] for name in SAME}, "slo": slo, "traffic": _traffic(options["traffic"])}
 
 
 def _traffic(texts: tuple[str, ...]) -> dict[int, float]:
@@ -164,3 +176,13 @@ def _traffic(texts: tuple[str, ...]) -> dict[int, float]:
     if found and not sum(found.values()) > 0:
         raise BadInput(f"traffic={list(texts)} has no share above 0; raise one")
     return found
+
+
+def plan_command(request: Any, out: str, report: str | None = None) -> str:
+    """The command line that asks for `request` (a `PlanRequest`), with its results in `out`."""
+    from planner.command_line import command_line
+
+    values = {name: getattr(request, name) for name in SAME}
+    values |= {option: getattr(request.slo, field) for field, option in SLO_OPTIONS.items()}
+    values["traffic"] = tuple(f"{load}:{share:g}" for load, share in request.traffic.items())
+    return command_line(command, {**values, "out": out, "report": report})

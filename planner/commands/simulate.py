@@ -11,6 +11,7 @@ from planner.options import (
     example,
     json_option,
     recipe_options,
+    report_option,
     stack_options,
     traffic_options,
 )
@@ -38,6 +39,7 @@ EXAMPLE = example(
     "--draws", type=click.IntRange(min=0), metavar="N",
     help="Posterior draws, and seeds, to simulate for the spread.  [what takes about 3 s, at most 4]",
 )  # fmt: skip
+@report_option
 @json_option
 def command(**options: Any) -> None:
     """Predict throughput and latency of one recipe under one load, and say what limits it.
@@ -46,13 +48,17 @@ def command(**options: Any) -> None:
     script with SGLang commands; or the name of a public recipe, also written catalog:NAME.
     """
     from dataclasses import fields
+    from pathlib import Path
 
+    from planner.file_writer import check_file
     from planner.prediction_text import prediction_text
     from planner.recipe_source import LoadOptions, find_recipe, notes_on, stack_for, stack_note, workload_for
     from search_spaces import catalog_loader
     from simulator.calibration import load_calibration
     from simulator.world import Setting
 
+    if options["report"]:
+        check_file(Path(options["report"]), "report")
     chosen = options["stack"]
     loaded = find_recipe(
         options["recipe"],
@@ -79,6 +85,8 @@ def command(**options: Any) -> None:
         options["seed"],
     )
     prediction = _predict(setting, options["explain"], options["draws"])
+    if options["report"]:
+        _write_report(setting, prediction, options)
     if options["as_json"]:
         click.echo(prediction.model_dump_json(indent=2))
     else:
@@ -96,3 +104,16 @@ def _predict(setting: Any, explain: bool, draws: int | None) -> Any:
     with tqdm(total=100, unit="%", desc="simulate", leave=False, disable=None) as bar:
         found = predict(setting, explain, lambda share: bar.update(int(100 * share) - bar.n))
     return with_spread(found, setting, default_draws(setting) if draws is None else draws)
+
+
+def _write_report(setting: Any, prediction: Any, options: dict[str, Any]) -> None:
+    from pathlib import Path
+
+    from planner.command_line import command_line
+    from planner.file_writer import write_file
+    from planner.html_report import html_page
+    from planner.report_data import prediction_report
+
+    data = prediction_report(setting, prediction, command_line(command, options))
+    write_file(html_page(data), Path(options["report"]), "report")
+    click.echo(f"wrote {options['report']}", err=True)
