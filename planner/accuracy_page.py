@@ -133,9 +133,16 @@ def _method(found: CrossValidation) -> str:
         f"- {len(found.points)} points in {found.num_groups} groups. Points of one source and topology, or "
         "of one deployment that two sources published, are never split between fit and test.",
         "- One derivative of all weighted errors is simulated at the full fit. A refit starts from the "
-        "full fit less the influence of what is held out, in linear form; the remaining points are then "
-        "simulated and the answer corrected. The full fit itself is never used for a held-out point.",
+        f"full fit less the influence of what is held out, in linear form; {_correction(found)} The full "
+        "fit itself is never used for a held-out point.",
         "- Held-out points are simulated under their refit. A host's parameters are fitted on other "
         "platforms with the same kind of CPU, or are the priors where there is none.",
     )
     return section("How", "\n".join(lines), markdown_table(fold_rows(found), FOLD_HEADER))
+
+
+def _correction(found: CrossValidation) -> str:
+    if not found.evaluations:
+        return "costs after the refit are linear estimates too."
+    times = "once" if found.evaluations == 1 else f"{found.evaluations} times"
+    return f"the remaining points are then simulated, {times}, and the answer corrected."

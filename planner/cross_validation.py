@@ -115,7 +115,7 @@ def cross_validate(
     for point, metrics in zip(split.unused, unused, strict=True):
         row = _held_out(point, NEVER, metrics, metrics)
         parts["folds"] += [] if row is None else [row]
-    return _with_bands(split, fits, parts["folds"], parts["platforms"])
+    return _with_bands(split, fits, parts["folds"], parts["platforms"], evaluations)
 
 
 def _held_out(point: MeasuredPoint, fold: str, found: Metrics, full: Metrics) -> HeldOut | None:
@@ -159,7 +159,7 @@ def _described(name: str, held: Sequence[int], fit: LinearFit, found: Refit) -> 
 
 
 def _with_bands(
-    split: Split, fits: list[FoldFit], points: list[HeldOut], platforms: list[HeldOut]
+    split: Split, fits: list[FoldFit], points: list[HeldOut], platforms: list[HeldOut], evaluations: int
 ) -> CrossValidation:
     """Intervals of each point from the errors of the other folds and platforms alone."""
     fold_of = {p.id: p.fold for p in points}
@@ -181,6 +181,7 @@ def _with_bands(
         points_digest=points_digest(used),
         source_digest=source_digest(),
         sources=dict(sorted(Counter(publication(p) for p in used).items())),
+        evaluations=evaluations,
         num_groups=len(siblings(split.fit.points)),
         folds=fits,
         points=with_intervals(points, by_fold),

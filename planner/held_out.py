@@ -128,6 +128,8 @@ class CrossValidation(Noun):
     """Of the simulator's code and kernel times."""
     sources: dict[str, int]
     """Publication to points."""
+    evaluations: int
+    """Simulations of the remaining points per refit; 0 took the linear form at its word."""
     num_groups: int
     """Groups of points that were never split."""
     folds: list[FoldFit]

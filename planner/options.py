@@ -130,6 +130,14 @@ def report_option(command: F) -> F:
     )(command)  # fmt: skip
 
 
+def evaluations_option(command: F) -> F:
+    """`--evaluations`."""
+    return click.option(
+        "--evaluations", type=click.IntRange(min=0), default=3, show_default=True,
+        help="Simulations of the other points per refit; 0 trusts the linear form and is quick.",
+    )(command)  # fmt: skip
+
+
 def json_option(command: F) -> F:
     """`--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of text.")(

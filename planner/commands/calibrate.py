@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from planner.options import cache_option, calibration_option, example
+from planner.options import cache_option, calibration_option, evaluations_option, example
 
 EXAMPLE = example(
     "Example: refit to your own measurements, starting from the shipped values",
@@ -39,6 +39,7 @@ EXAMPLE = example(
     help="Cross-validate, for the 80 % intervals of predictions.",
 )  # fmt: skip
 @click.option("--folds", type=click.IntRange(min=2), default=10, show_default=True, help="Of those.")
+@evaluations_option
 @calibration_option
 @cache_option
 def command(**options: Any) -> None:
@@ -139,7 +140,7 @@ def _with_uncertainty(points: list[Any], fitted: Any, options: dict[str, Any]) -
     with _stages(options) as (cache, on_stage):
         split = split_of(points, fitted, cache, on_stage)
         if options["bands"]:
-            found = cross_validate(split, cache, options["folds"], on_stage=on_stage)
+            found = cross_validate(split, cache, options["folds"], options["evaluations"], on_stage=on_stage)
             data = (
                 f"{len(found.points)} points in {options['folds']} folds of {found.num_groups} groups, "
                 f"and by platform; digest of points {found.points_digest}, of the simulator "

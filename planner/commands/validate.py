@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from planner.options import cache_option, calibration_option, example, json_option
+from planner.options import cache_option, calibration_option, evaluations_option, example, json_option
 
 EXAMPLE = example(
     "Example: fail unless every gb300 lane is within 10 %",
@@ -36,10 +36,7 @@ EXAMPLE = example(
     "--folds", type=click.IntRange(min=2), default=10, show_default=True,
     help="Folds of points that share source and topology, or deployment.",
 )  # fmt: skip
-@click.option(
-    "--evaluations", type=click.IntRange(min=0), default=3, show_default=True,
-    help="Simulations of the other points per refit; 0 trusts the linear form.",
-)  # fmt: skip
+@evaluations_option
 @click.option(
     "--relinearise", type=click.IntRange(min=0), default=0, show_default=True,
     help="New derivatives per refit; each costs some sixty simulations of every point.",
