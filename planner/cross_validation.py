@@ -38,6 +38,8 @@ class Split:
 
     fit: LinearFit
     unused: list[MeasuredPoint]
+    calibration: Calibration
+    """The full fit as it was given; the expansion's own differs by rounding."""
 
 
 def comparable(points: Sequence[MeasuredPoint]) -> list[MeasuredPoint]:
@@ -64,7 +66,7 @@ def split_of(
     if not fitted:
         raise MissingData("no point can be compared with a prediction; add measured DeepSeek-V4 points")
     fit = linearise(fitted, calibration, cache, _stage(on_stage, "derivative"), params)
-    return Split(fit, [p for p in usable if p.id in calibration.left_out])
+    return Split(fit, [p for p in usable if p.id in calibration.left_out], calibration)
 
 
 def _stage(on_stage: OnStage | None, label: str) -> Callable[[int, int], None] | None:
@@ -133,6 +135,7 @@ def _held_out(point: MeasuredPoint, fold: str, found: Metrics, full: Metrics) ->
         deployment=recipe.digest,
         groups=band_groups(recipe, workload.concurrency, version),
         workload=f"{workload.isl}/{workload.osl}",
+        prompts=workload.prompts,
         mean_isl=workload.mean_isl,
         mean_osl=workload.mean_osl,
         concurrency=workload.concurrency,
@@ -177,7 +180,7 @@ def _with_bands(
     }
     used = [*split.fit.points, *split.unused]
     return CrossValidation(
-        calibration=split.fit.calibration.digest,
+        calibration=split.calibration.digest,
         points_digest=points_digest(used),
         source_digest=source_digest(),
         sources=dict(sorted(Counter(publication(p) for p in used).items())),

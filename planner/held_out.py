@@ -29,6 +29,8 @@ class HeldOut(Noun):
     """Error-band groups, from `all` to the most specific."""
     workload: str
     """Nominal lengths, `8192/1024`."""
+    prompts: str
+    """`random` or `chat`, as in `Workload.prompts`."""
     mean_isl: float
     mean_osl: float
     concurrency: int

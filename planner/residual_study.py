@@ -44,7 +44,7 @@ KINDS: dict[str, Callable[[HeldOut], str]] = {
     "concurrency": lambda p: _bin(p.concurrency, (16, 64, 256, 1024)),
     "expert-parallel width": lambda p: str(p.moe_ep),
     "draft steps": lambda p: str(p.mtp_steps),
-    "prompt": lambda p: f"{p.workload} {'chat' if p.mtp_steps else 'plain'}",
+    "prompt": lambda p: f"{p.workload} {p.prompts}",
     "stack": lambda p: p.stack.split("+")[0],
     "host CPU": lambda p: p.host,
 }

@@ -35,7 +35,7 @@ def held(name, error, fold="1", shape="agg", hardware="b200", deployment=None, c
     measured = {k: v / (1 + error) for k, v in PREDICTED.items() if k != "tokens_per_s_per_user"}
     return HeldOut(
         id=name, lane=f"{hardware}-{shape}", hardware=hardware, topology="t", deployment=deployment or name,
-        groups=groups, workload="w", mean_isl=900, mean_osl=900, concurrency=concurrency, num_gpus=8,
+        groups=groups, workload="w", prompts="random", mean_isl=900, mean_osl=900, concurrency=concurrency, num_gpus=8,
         batch_per_rank=1, moe_ep=1, mtp_steps=0, host="x86", stack="june", fold=fold, predicted=PREDICTED,
         measured=measured, in_sample=PREDICTED,
     )  # fmt: skip
