@@ -9,9 +9,9 @@ from simulator.simulate import Prediction, RoleUse
 from simulator.world import Setting
 
 INTERVAL_NAMES = {
-    "total_tokens_per_s_per_gpu": "total tok/s/GPU",
-    "output_tokens_per_s_per_gpu": "output tok/s/GPU",
-    "tokens_per_s_per_user": "tok/s/user",
+    "total_tokens_per_s_per_gpu": "tok/s/GPU, total",
+    "output_tokens_per_s_per_gpu": "tok/s/GPU, output",
+    "tokens_per_s_per_user": "tok/s per user",
     "median_tpot_ms": "median TPOT ms",
     "median_ttft_ms": "median TTFT ms",
 }
