@@ -23,6 +23,7 @@ from planner.calibrate import (
 )
 from planner.simulation_cache import SimulationCache, key_of, published
 from search_spaces import catalog_loader
+from search_spaces.recipe import A2A_BACKENDS
 from search_spaces.records import MeasuredPoint
 from simulator.calibration import Calibration
 from simulator.parameters import Parameter
@@ -96,8 +97,8 @@ def linearise(
 ) -> LinearFit:
     """Simulate the points at the calibration and with each parameter moved by `STEP` to either side.
 
-    A parameter of one kind of host is moved only for the points it serves. `params` defaults to all
-    that the fit knows for the points' hosts.
+    A parameter is moved only for the points that it can move. `params` defaults to all that the fit
+    knows for the points' hosts.
     """
     hosts = sorted({host_of(p) for p in points})
     params = list(params or parameters(hosts))
@@ -107,7 +108,7 @@ def linearise(
         [with_values(calibration, params, free + sign * STEP * row) for row in np.eye(len(free))]
         for sign in (1, -1)
     )
-    touched = [[p.host is None or p.host == host_of(point) for point in points] for p in params]
+    touched = [[_moves(p, point) for point in points] for p in params]
     tasks = [(point, base) for point in points]
     for *pair, flags in zip(ahead, behind, touched, strict=True):
         tasks += [(p, moved) for moved in pair for p, flag in zip(points, flags, strict=True) if flag]
@@ -125,6 +126,27 @@ def linearise(
     ]
     slopes = np.stack(columns, axis=1)
     return LinearFit(base, params, list(points), free, at_base, slopes, row_owners(points))
+
+
+def _moves(param: Parameter, point: MeasuredPoint) -> bool:
+    """Whether a point's simulation reads a parameter at all."""
+    assert point.recipe is not None
+    stack, groups = catalog_loader.stack(point.stack), point.recipe.groups.values()
+    backends = {group.moe_backend for group in groups}
+    if param.host is not None and param.host != host_of(point):
+        return False
+    if param.name.startswith(("accept_", "draft_")):
+        return point.recipe.mtp is not None
+    reads = {
+        "bucket_compile_s": not stack.has("mhc_prewarm"),
+        "unfused_layer_s": not stack.has("kv_compression_v2"),
+        "unfused_token_s": not stack.has("kv_compression_v2"),
+        "fp4_moe_ratio": any(group.moe_activation == "fp4" for group in groups),
+        "unfused_moe_ratio": "deepep" in backends,
+        "collective_sync_s": any(group.attention_tp > 1 for group in groups) or not backends <= A2A_BACKENDS,
+        "join_stall_s": point.recipe.is_disaggregated and point.recipe.serving.attention_dp > 1,
+    }
+    return reads.get(param.name, True)
 
 
 def robust_cost(errors: Floats, free: Floats, prior: Floats) -> float:
