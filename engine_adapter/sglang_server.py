@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,6 +31,9 @@ from search_spaces.workload import Workload
 PYTHON_VARIABLE = "SERVECAST_ENGINE_PYTHON"
 HOST = "127.0.0.1"
 METRICS_FLAG = "enable-metrics"
+PORT_STRIDE = 10_000
+"""SGLang opens a second port this far above its own (gRPC)."""
+LAST_PORT = 65_535
 
 
 def engine_python(path: str | None = None) -> str:
@@ -51,10 +54,21 @@ def engine_python(path: str | None = None) -> str:
 
 
 def free_port() -> int:
-    """A TCP port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that nothing listens on now, and whose neighbour `PORT_STRIDE` above is a port too.
+
+    Raises:
+        MissingData: none was found.
+    """
+    for _ in range(64):
+        with socket.socket() as probe:
+            probe.bind((HOST, 0))
+            port = int(probe.getsockname()[1])
+        if port + PORT_STRIDE > LAST_PORT:
+            port -= PORT_STRIDE * -(-(port + PORT_STRIDE - LAST_PORT) // PORT_STRIDE)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind((HOST, port))
+            return port
+    raise MissingData(f"port: {HOST} has no free TCP port; end servers that are not needed")
 
 
 class SglangServer:

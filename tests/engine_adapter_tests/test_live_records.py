@@ -19,7 +19,7 @@ from engine_adapter.observations import (
 from engine_adapter.points import load_points
 from engine_adapter.prometheus_text import parse_metrics, sample
 from engine_adapter.sglang_bench import bench_command, result_of
-from engine_adapter.sglang_server import SglangAdapter, engine_python
+from engine_adapter.sglang_server import SglangAdapter, engine_python, free_port
 from search_spaces.errors import BadInput, MissingData
 from search_spaces.public_recipes import recipe_lanes
 from search_spaces.records import MeasuredPoint, Provenance
@@ -126,6 +126,11 @@ def test_records_are_not_added_to_other_files(tmp_path: Path):
         check_appendable(tmp_path / "none" / "runs.yaml")
     with pytest.raises(BadInput, match="not valid JSON"):
         load_steps(other)
+
+
+def test_ports_leave_room_for_the_second_one():
+    found = [free_port() for _ in range(200)]
+    assert all(1024 < port <= 65_535 - 10_000 for port in found) and len(set(found)) > 100
 
 
 def test_an_interpreter_without_the_engine_is_named(monkeypatch: pytest.MonkeyPatch):
