@@ -14,6 +14,7 @@ from planner.recipe_source import find_recipe
 from search_spaces import catalog_loader
 from search_spaces.base import Noun
 from search_spaces.errors import BadInput
+from search_spaces.outage import parse_outage
 from search_spaces.stack import Switch
 from simulator.acceptance import mean_accept
 from simulator.world import Setting
@@ -240,6 +241,11 @@ def _prefix_hit(setting: Setting, text: str, notes: list[str]) -> Setting:
     )
 
 
+def _outage(setting: Setting, text: str, notes: list[str]) -> Setting:
+    """Workers that die, apart by commas."""
+    return replace(setting, outages=tuple(parse_outage(part) for part in text.split(",")))
+
+
 Special = Callable[[Setting, str, list[str]], Setting]
 SPECIAL: dict[str, Special] = {
     "model": _model,
@@ -250,6 +256,7 @@ SPECIAL: dict[str, Special] = {
     "price": _own_price,
     "mtp.acceptance": _acceptance,
     "prefix_hit": _prefix_hit,
+    "outage": _outage,
 }
 
 

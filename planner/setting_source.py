@@ -8,6 +8,7 @@ from typing import Any
 
 from planner.recipe_source import LoadOptions, find_recipe, notes_on, stack_for, stack_note, workload_for
 from search_spaces import catalog_loader
+from search_spaces.outage import parse_outage
 from simulator.calibration import load_calibration
 from simulator.world import Setting
 
@@ -17,7 +18,7 @@ def setting_from(options: Mapping[str, Any]) -> tuple[Setting, list[str]]:
 
     Args:
         options: values by the names that `recipe_options`, `traffic_options`, `stack_options` and
-            `calibration_option` give them, and `seed`; an absent one is not stated.
+            `calibration_option` give them, `seed` and `outages`; an absent one is not stated.
 
     Raises:
         BadInput: unknown names, or a recipe that breaks a hard law.
@@ -44,5 +45,6 @@ def setting_from(options: Mapping[str, Any]) -> tuple[Setting, list[str]]:
         stack,
         load_calibration(options.get("calibration")),
         options.get("seed", 0),
+        outages=tuple(parse_outage(text) for text in options.get("outages", ())),
     )
     return setting, notes

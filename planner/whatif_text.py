@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from planner.prediction_text import outage_text
 from planner.text_table import Cell, number, percent, table
 from planner.whatif import COST, Scenario, WhatIf
 from search_spaces.units import seconds_from_ms
@@ -24,6 +25,11 @@ def whatif_text(found: WhatIf) -> str:
     parts = [head, table(rows, HEADER)]
     if found.is_grid and len(found.axes) == 2:
         parts.append(_grid(found))
+    parts += [
+        f"{scenario.name}\n{outage_text(scenario.prediction.outage)}"
+        for scenario in found.scenarios
+        if scenario.prediction and scenario.prediction.outage
+    ]
     parts += _notes(found)
     return "\n\n".join(parts)
 

@@ -18,8 +18,10 @@ from simulator.intervals import Interval, Spread, intervals
 from simulator.measured_tables import beyond_steps, surfaces
 from simulator.memory import MemoryBudget
 from simulator.metrics import serving_metrics
+from simulator.outage_report import OutageReport, outage_report
+from simulator.run import Run, run
 from simulator.step_cost import Scenario, StepCost, decode_cost, prefill_cost
-from simulator.world import Relief, Run, Setting, run
+from simulator.world import Relief, Setting
 
 RELIEF = {
     "prefill compute": Relief(prefill_time=1 / 1.1),
@@ -98,6 +100,8 @@ class Prediction(Noun):
     rank_steps: int
     wall_s: float
     """Processor time this simulation took."""
+    outage: OutageReport | None = None
+    """Where workers died during the run."""
 
 
 def _role_use(done: Run, index: int) -> RoleUse:
@@ -265,6 +269,7 @@ def predict(
         decode_steps=int(done.totals[:, ls.STEPS_DECODE].sum()),
         rank_steps=int(done.totals[:, ls.RANK_STEPS].sum()),
         wall_s=time.process_time() - begun,
+        outage=outage_report(done) if setting.outages else None,
     )
 
 

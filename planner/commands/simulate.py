@@ -39,6 +39,11 @@ EXAMPLE = example(
     "--draws", type=click.IntRange(min=0), metavar="N",
     help="Posterior draws, and seeds, to simulate for the spread.  [what takes about 3 s, at most 4]",
 )  # fmt: skip
+@click.option(
+    "--outage", "outages", multiple=True, metavar="ROLE[:N]@S[+S]",
+    help="A worker dies, such as decode:0@60+120: the first decode worker after 60 s, back 120 s later; "
+    "/migrate at the end keeps the tokens that are out.",
+)  # fmt: skip
 @report_option
 @json_option
 def command(**options: Any) -> None:

@@ -223,3 +223,19 @@ def test_grid_and_tornado_pictures(setting, tmp_path):
 def test_default_drivers_are_fields(public):
     names = field_names(public)
     assert all(change.name in names for values in default_drivers(public) for change in values)
+
+
+def test_an_outage_is_a_change_and_reported(setting):
+    done = applied(setting, "recipe.aggregated.num_workers=2", "num_prompts=16", "outage=aggregated:1@2+1")
+    found = whatif(done.setting, parse_changes(done.setting, ["seed=0"]), workers=1)
+    assert found.base.prediction is not None and found.base.prediction.outage is not None
+    text = whatif_text(whatif(setting, parse_changes(setting, ["outage=aggregated:0@0.1+1"]), workers=1))
+    assert "Outage of aggregated:0@0.1" in text and "before" in text
+
+
+def test_simulate_takes_the_same_outage(recipe):
+    options = ("--recipe", recipe, *SMALL)
+    alone = servecast("simulate", *options, "--outage", "aggregated@1+1", "--no-explain")
+    assert alone.exit_code == 0 and "Outage of aggregated:0@1" in alone.stdout
+    wrong = servecast("simulate", *options, "--outage", "decode@1")
+    assert wrong.exit_code == 2 and "no such worker" in wrong.stderr
