@@ -215,6 +215,11 @@ def _breakdown(setting: Setting, roles: list[RoleUse]) -> dict[str, dict[str, di
     return found
 
 
+def limit_of(done: Run) -> str:
+    """What holds a run back, as occupancy shows it."""
+    return _saturated([_role_use(done, index) for index in range(len(done.roles))], _stages(done))
+
+
 def budgets(done: Run) -> dict[str, MemoryBudget]:
     """Memory budget of each role of a run."""
     return dict(zip(done.roles, done.budgets, strict=True))
