@@ -26,6 +26,7 @@ COMMANDS = {
     "simulate": LazyCommand("planner.commands.simulate", "Predict one recipe and say what limits it."),
     "whatif": LazyCommand("planner.commands.whatif", "Change fields of a scenario and compare."),
     "size": LazyCommand("planner.commands.size", "Find the GPUs that given traffic needs."),
+    "compare": LazyCommand("planner.commands.compare", "Put platforms side by side."),
     "explain": LazyCommand("planner.commands.explain", "Show a recipe's memory, limits and overrides."),
     "plan": LazyCommand("planner.commands.plan", "Search the best recipes for a model on a platform."),
     "report": LazyCommand("planner.commands.report", "Show the results of a plan as one page."),
