@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from planner.capacity_curve import CapacityCurve
@@ -9,6 +11,7 @@ from planner.demand import DayProfile
 from planner.service_goal import Goal
 from search_spaces.base import Noun
 from search_spaces.dispatch import DispatchTable
+from search_spaces.frames import as_frame
 
 
 class AutoscaleRequest(Noun):
@@ -65,3 +68,9 @@ class AutoscaleResult(Noun):
     request: AutoscaleRequest
     curves: list[CapacityCurve]
     days: list[PolicyDay]
+
+    def frame(self) -> Any:
+        """A pandas frame: one row per policy and step of the day."""
+        return as_frame(
+            [{"policy": day.policy, **moment.model_dump()} for day in self.days for moment in day.timeline]
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import Field
 
@@ -15,6 +16,7 @@ from planner.sizing_screen import setting_at
 from search_spaces import catalog_loader
 from search_spaces.base import Noun
 from search_spaces.errors import Infeasible
+from search_spaces.frames import as_frame
 from search_spaces.recipe import Recipe
 from search_spaces.space import load_spaces
 from search_spaces.workload import Slo, Workload
@@ -82,6 +84,16 @@ class Comparison(Noun):
     refused: dict[str, str]
     """Platform to why it has no front."""
 
+    def frame(self) -> Any:
+        """A pandas frame: one row per front member."""
+        return as_frame(
+            [
+                {"hardware": front.hardware, **point.model_dump(exclude={"recipe"})}
+                for front in self.fronts
+                for point in front.points
+            ]
+        )
+
 
 @dataclass(frozen=True)
 class _Task:
@@ -144,7 +156,7 @@ def _bench(request: CompareRequest, name: str) -> Bench:
 
 def _screened(task: _Task) -> list[_Guess]:
     bench, request = task.bench, task.request
-    spaces = load_spaces(bench.hardware.name)
+    spaces = load_spaces(bench.hardware.name, bench.model.name)
     if not request.mtp:
         spaces = tuple(s.model_copy(update={"mtp_steps": (0,)}) for s in spaces)
     kept, _ = screen(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from planner.field_names import PRICE, full_name
 from planner.recipe_source import find_recipe
+from planner.setting_source import hardware_of, model_of
 from search_spaces import catalog_loader
 from search_spaces.base import Noun
 from search_spaces.errors import BadInput
@@ -171,8 +172,8 @@ def _switched(setting: Setting, switch: str, text: str) -> Any:
 def _recipe(setting: Setting, text: str, notes: list[str]) -> Setting:
     loaded = find_recipe(
         text,
-        hardware=setting.hardware.name,
-        model=setting.model.name,
+        hardware=hardware_of(setting).name,
+        model=model_of(setting).name,
         engine_version=setting.stack.version,
         concurrency=setting.workload.concurrency,
     )
@@ -184,13 +185,12 @@ def _seed(setting: Setting, text: str, notes: list[str]) -> Setting:
 
 
 def _price(setting: Setting, platform: str, text: str, notes: list[str]) -> Setting:
-    named = catalog_loader.hardware(platform).name if platform else setting.hardware.name
-    if named != setting.hardware.name:
-        notes.append(f"price.{named} has no effect: the scenario runs on {setting.hardware.name}")
+    own = hardware_of(setting)
+    named = catalog_loader.hardware(platform).name if platform else own.name
+    if named != own.name:
+        notes.append(f"price.{named} has no effect: the scenario runs on {own.name}")
         return setting
-    return replace(
-        setting, hardware=with_field(setting.hardware, "price_per_gpu_hour", text, f"price.{named}")
-    )
+    return replace(setting, hardware=with_field(own, "price_per_gpu_hour", text, f"price.{named}"))
 
 
 def _own_price(setting: Setting, text: str, notes: list[str]) -> Setting:

@@ -8,6 +8,9 @@ from typing import Any
 
 from planner.recipe_source import LoadOptions, find_recipe, notes_on, stack_for, stack_note, workload_for
 from search_spaces import catalog_loader
+from search_spaces.errors import BadInput
+from search_spaces.hardware import Hardware
+from search_spaces.model import ModelSpec
 from search_spaces.outage import parse_outage
 from simulator.calibration import load_calibration
 from simulator.world import Setting
@@ -48,3 +51,19 @@ def setting_from(options: Mapping[str, Any]) -> tuple[Setting, list[str]]:
         outages=tuple(parse_outage(text) for text in options.get("outages", ())),
     )
     return setting, notes
+
+
+def model_of(setting: Setting) -> ModelSpec:
+    """Its model; raises `BadInput` for one that only measured steps stand for."""
+    if setting.model is None:
+        raise BadInput(
+            f"model={setting.recipe.model!r} is not in the catalog; choose a recipe of one that is"
+        )
+    return setting.model
+
+
+def hardware_of(setting: Setting) -> Hardware:
+    """Its platform; raises `BadInput` for one that only measured steps stand for."""
+    if setting.hardware is None:
+        raise BadInput(f"hardware={setting.recipe.hardware!r} is not in the catalog; choose one that is")
+    return setting.hardware

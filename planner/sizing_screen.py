@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from planner.demand import Demand
-from planner.evaluate import Bench, workload_for
+from planner.evaluate import Bench, setting_for
 from planner.parallel import Crew
 from planner.screen import screen
 from planner.service_goal import Goal
@@ -67,8 +67,7 @@ def bench_for(request: SizeRequest, platform: str) -> Bench:
 
 def setting_at(bench: Bench, recipe: Recipe, concurrency: int = 1) -> Setting:
     """A bench with one recipe; prompts as the public harness chooses them."""
-    workload = workload_for(bench, recipe, concurrency, short=False)
-    return Setting(recipe, workload, bench.model, bench.hardware, bench.stack, bench.calibration, bench.seed)
+    return setting_for(bench, recipe, concurrency, short=False)
 
 
 def duration_s(goal: Goal, demand: Demand) -> float:
@@ -92,7 +91,7 @@ def loads_for(goal: Goal, demand: Demand) -> list[int]:
 def screened(task: ScreenTask) -> list[Screened]:
     """Recipes worth simulating at one load, with their fluid estimates."""
     bench, goal = task.bench, task.goal
-    spaces = load_spaces(bench.hardware.name)
+    spaces = load_spaces(bench.hardware.name, bench.model.name)
     if not task.mtp:
         spaces = tuple(s.model_copy(update={"mtp_steps": (0,)}) for s in spaces)
     kept, _ = screen(

@@ -17,6 +17,30 @@ SAME = (
     "model", "hardware", "max_gpus", "deployment_gpus", "spare", "mtp", "stack", "seed", "calibration",
 )  # fmt: skip
 
+SIZE_DEFAULTS: dict[str, Any] = {
+    "request_rate": None,
+    "users": None,
+    "think_s": 0.0,
+    "isl": 8192,
+    "osl": 1024,
+    "random_range_ratio": 0.8,
+    "burstiness": 1.0,
+    "trace": None,
+    "growth": "1",
+    "profile": None,
+    "trough": None,
+    "goodput": 0.0,
+    "max_gpus": 100_000,
+    "deployment_gpus": 72,
+    "spare": "node",
+    "prices": (),
+    "mtp": True,
+    "stack": catalog_loader.DEFAULT_STACK,
+    "seed": 0,
+    "calibration": None,
+}
+"""Options that a caller may leave out."""
+
 
 def size_request(options: Mapping[str, Any]) -> SizeRequest:
     """The request of the options of `servecast size`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,7 @@ from planner.demand import Demand
 from planner.service_goal import Goal, Service
 from search_spaces import catalog_loader
 from search_spaces.base import Noun
+from search_spaces.frames import as_frame
 from search_spaces.recipe import Recipe
 
 LossKind = Literal["worker", "node"]
@@ -113,3 +114,18 @@ class SizeResult(Noun):
     scaled_gpu_hours_per_day: float | None = None
     """With the cheapest platform's fleet of each moment's level, changes taken as instant."""
     counts: dict[str, int] = Field(default_factory=dict)
+
+    def frame(self) -> Any:
+        """A pandas frame: one row per level and platform."""
+        same = (
+            "hardware", "topology", "replicas", "num_gpus", "nodes", "racks", "request_rate", "concurrency",
+            "tokens_per_s_per_user", "limit", "cost_per_user_hour", "power_kw", "headroom", "spare_replicas",
+        )  # fmt: skip
+        return as_frame(
+            [
+                {"level": level.name, **{name: getattr(fleet, name) for name in same}}
+                | {"goodput": fleet.service.goodput, **fleet.service.attained_ms, **fleet.cost.model_dump()}
+                for level in self.levels
+                for fleet in level.fleets
+            ]
+        )

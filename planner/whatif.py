@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import product
+from typing import Any
 
 from planner.costs import TokenCost, token_cost
 from planner.field_changes import Change, changed
 from planner.parallel import map_all
+from planner.setting_source import hardware_of, model_of
 from search_spaces import laws
 from search_spaces.base import Noun
 from search_spaces.errors import BadInput, Infeasible
+from search_spaces.frames import as_frame
 from simulator.simulate import Prediction, predict
 from simulator.world import Setting
 
@@ -53,6 +56,14 @@ class Scenario(Noun):
         """What holds it back."""
         return self.prediction.limit if self.prediction else "cannot run"
 
+    def row(self) -> dict[str, Any]:
+        """Changes, metrics, costs and differences (`change_…`) as one flat mapping."""
+        flat: dict[str, Any] = {"scenario": self.name, "num_gpus": self.num_gpus, "limit": self.limit}
+        flat |= self.changes
+        flat |= self.prediction.metrics if self.prediction else {}
+        flat |= self.cost.model_dump() if self.cost else {}
+        return flat | {f"change_{name}": value for name, value in self.differences.items()}
+
 
 class WhatIf(Noun):
     """A base and scenarios beside it, all simulated with the same seed unless that is what changes."""
@@ -66,6 +77,10 @@ class WhatIf(Noun):
     """Fields with several values, in the order they were given."""
     is_grid: bool
     """Whether the scenarios are all combinations of the axes, the last axis fastest."""
+
+    def frame(self) -> Any:
+        """A pandas frame: the base and each scenario with its metrics, costs and differences."""
+        return as_frame([scenario.row() for scenario in (self.base, *self.scenarios)])
 
 
 def combinations(
@@ -129,7 +144,7 @@ def whatif(
     ]
     return WhatIf(
         recipe=setting.recipe.name,
-        model=setting.model.name,
+        model=model_of(setting).name,
         seed=setting.seed,
         base=base,
         scenarios=scenarios,
@@ -156,7 +171,7 @@ class _Case:
 
 def _violations(setting: Setting) -> list[laws.Violation]:
     return laws.violations(
-        setting.recipe, setting.model, setting.hardware, setting.workload, setting.stack.version
+        setting.recipe, model_of(setting), hardware_of(setting), setting.workload, setting.stack.version
     )
 
 
@@ -171,14 +186,14 @@ def _predict(task: tuple[Setting, bool]) -> Prediction | str:
 def _scenario(name: str, case: _Case, result: Prediction | str, reference: dict[str, float]) -> Scenario:
     setting = case.setting
     found = None if isinstance(result, str) else result
-    price = setting.hardware.price_per_gpu_hour
+    price = hardware_of(setting).price_per_gpu_hour
     made = Scenario(
         name=name,
         changes={change.name: change.text for change in case.changes},
         notes=case.notes,
         topology=setting.recipe.topology,
         num_gpus=setting.recipe.num_gpus,
-        hardware=setting.hardware.name,
+        hardware=hardware_of(setting).name,
         stack=setting.stack.name,
         concurrency=setting.workload.concurrency,
         prediction=found,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from search_spaces.base import Noun
+from search_spaces.frames import as_frame
 from search_spaces.step_profile import StepProfile
 from search_spaces.units import MS_PER_S
 from simulator import loop_state as ls
@@ -102,6 +104,10 @@ class Prediction(Noun):
     """Processor time this simulation took."""
     outage: OutageReport | None = None
     """Where workers died during the run."""
+
+    def frame(self) -> Any:
+        """A pandas frame of one row: metrics and the limit."""
+        return as_frame([{"recipe": self.recipe, "limit": self.limit, **self.metrics}])
 
 
 def _role_use(done: Run, index: int) -> RoleUse:

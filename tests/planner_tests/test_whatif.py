@@ -52,7 +52,9 @@ def whatif_json(recipe, *more):
 @pytest.mark.parametrize("explain", [True, False])
 def test_base_is_what_simulate_predicts(recipe, explain):
     flag = ("--explain",) if explain else ("--no-explain",)
-    alone = json.loads(servecast("simulate", "--recipe", recipe, *SMALL, *flag, "--json").stdout)
+    alone = json.loads(
+        servecast("simulate", "--recipe", recipe, *SMALL, *flag, "--draws", 0, "--json").stdout
+    )
     base = whatif_json(recipe, "--set", "isl=256", *(("--explain",) if explain else ()))["base"]
     assert without_clock(base["prediction"]) == without_clock(alone)
     assert bool(base["prediction"]["gains"]) == explain
@@ -73,7 +75,7 @@ def test_a_change_is_the_option_of_simulate(recipe, change, options):
     """Every change takes the path that the same change of `simulate` takes."""
     small = ("--isl", 512, "--osl", 32, "--num-prompts", 4)
     load = small if "request_rate" in change else SMALL
-    alone = servecast("simulate", "--recipe", recipe, *load, *options, "--no-explain", "--json")
+    alone = servecast("simulate", "--recipe", recipe, *load, *options, "--no-explain", "--draws", 0, "--json")
     beside = servecast("whatif", "--recipe", recipe, *load, "--set", change, "--workers", 1, "--json")
     scenario = json.loads(beside.stdout)["scenarios"][0]
     assert without_clock(scenario["prediction"]) == without_clock(json.loads(alone.stdout))
