@@ -24,7 +24,8 @@ from search_spaces.units import BYTES_PER_MIB
 from search_spaces.workload import Workload
 from simulator import loop_state as ls
 from simulator.calibration import Calibration
-from simulator.world import Setting, run
+from simulator.run import run
+from simulator.world import Setting
 
 MODEL, HARDWARE, STACK = "deepseek-v4-pro", "gb300", "june"
 CASES = (("10P1D-DEP4-DEP32", 2500), ("15P1D-DEP4-DEP12", 12000))

@@ -24,6 +24,10 @@ class LazyCommand(NamedTuple):
 
 COMMANDS = {
     "simulate": LazyCommand("planner.commands.simulate", "Predict one recipe and say what limits it."),
+    "whatif": LazyCommand("planner.commands.whatif", "Change fields of a scenario and compare."),
+    "size": LazyCommand("planner.commands.size", "Find the GPUs that given traffic needs."),
+    "compare": LazyCommand("planner.commands.compare", "Put platforms side by side."),
+    "autoscale": LazyCommand("planner.commands.autoscale", "Replay a day against a dispatch table."),
     "explain": LazyCommand("planner.commands.explain", "Show a recipe's memory, limits and overrides."),
     "plan": LazyCommand("planner.commands.plan", "Search the best recipes for a model on a platform."),
     "report": LazyCommand("planner.commands.report", "Show the results of a plan as one page."),

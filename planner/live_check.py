@@ -10,8 +10,9 @@ from search_spaces.recipe import Recipe
 from search_spaces.step_profile import StepProfile
 from search_spaces.units import seconds_from_ms
 from simulator.calibration import Calibration
+from simulator.run import run
 from simulator.simulate import metrics_of
-from simulator.world import Setting, run
+from simulator.world import Setting
 
 METRICS = ("output_tokens_per_s_per_gpu", "mean_ttft_ms", "mean_tpot_ms")
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from search_spaces import catalog_loader
 from search_spaces.base import Noun
 from search_spaces.dispatch import DispatchTable
+from search_spaces.frames import as_frame
 from search_spaces.workload import Slo
 
 
@@ -91,3 +94,19 @@ class PlanResult(Noun):
     comparisons: list[PublicComparison]
     skipped: dict[int, str]
     """Loads without a feasible recipe and why."""
+
+    def frame(self) -> Any:
+        """A pandas frame: one row per range of the dispatch table and load predicted in it."""
+        return as_frame(
+            [
+                {
+                    "min_concurrency": row.min_concurrency,
+                    "max_concurrency": row.max_concurrency,
+                    "topology": row.recipe.topology,
+                    "num_gpus": row.recipe.num_gpus,
+                    **prediction.model_dump(),
+                }
+                for row in self.table.rows
+                for prediction in row.predictions
+            ]
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from planner.text_table import number, percent, table
 from search_spaces.units import MS_PER_S
 from search_spaces.workload import Workload
+from simulator.outage_report import OutageReport
 from simulator.simulate import Prediction, RoleUse
 from simulator.world import Setting
 
@@ -32,6 +33,8 @@ def prediction_text(prediction: Prediction, setting: Setting) -> str:
         *_breakdown(prediction),
         *_ceiling(prediction),
     ]
+    if prediction.outage:
+        parts.insert(4, outage_text(prediction.outage))
     parts = [part for part in parts if part]
     if prediction.warnings:
         parts.append("Warnings\n" + "\n".join(f"  - {text}" for text in prediction.warnings))
@@ -128,6 +131,29 @@ def _limit(prediction: Prediction) -> str:
     ordered = sorted(prediction.gains.items(), key=lambda item: -item[1])
     rows = [(name, percent(gain, signed=True)) for name, gain in ordered]
     return f"{text}\n" + table(rows, ("a tenth more of (noise of one run: 2 %)", "tok/s/GPU"))
+
+
+def outage_text(report: OutageReport) -> str:
+    """Phases of a run in which workers died, and how long the queue took."""
+    rows = [
+        (
+            phase.name,
+            f"{phase.begin_s:.1f}-{phase.end_s:.1f}",
+            str(phase.sent),
+            number(phase.total_tokens_per_s_per_gpu),
+            "-" if phase.median_ttft_ms is None else number(phase.median_ttft_ms),
+            "-" if phase.p99_ttft_ms is None else number(phase.p99_ttft_ms),
+            number(phase.mean_queue),
+        )
+        for phase in report.phases
+    ]
+    header = ("phase", "seconds", "sent", "tok/s/GPU", "TTFT ms", "p99 TTFT ms", "mean queue")
+    back = "not by the last send" if report.recovery_s is None else f"after {report.recovery_s:.1f} s"
+    lost = ", ".join(f"{o.role}:{o.worker}@{o.at_s:g}" for o in report.outages)
+    return (
+        f"Outage of {lost}: {report.resent} requests sent again; the queue for a first token peaks at "
+        f"{report.queue_peak:.0f} and is back at {report.queue_before:.0f} {back}\n" + table(rows, header)
+    )
 
 
 def _stages(prediction: Prediction) -> str:

@@ -22,8 +22,9 @@ from search_spaces import catalog_loader
 from search_spaces.errors import BadInput, Infeasible, MissingData
 from search_spaces.records import MeasuredPoint
 from simulator.calibration import Calibration
+from simulator.run import run
 from simulator.simulate import metrics_of
-from simulator.world import Setting, run
+from simulator.world import Setting
 
 KEPT = (
     "total_tokens_per_s_per_gpu", "output_tokens_per_s_per_gpu", "tokens_per_s_per_user", "median_tpot_ms",

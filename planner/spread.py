@@ -10,8 +10,9 @@ import numpy as np
 
 from planner.posterior import NORMAL_80, draws
 from simulator.intervals import BANDED, Interval, Spread
+from simulator.run import run
 from simulator.simulate import Prediction, metrics_of
-from simulator.world import Setting, run
+from simulator.world import Setting
 
 MOST = 4
 """Draws of either kind by default."""

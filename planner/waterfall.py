@@ -8,8 +8,9 @@ from dataclasses import replace
 from search_spaces.base import Noun
 from search_spaces.errors import BadInput, Infeasible
 from search_spaces.stack import StackVersion, Switch
+from simulator.run import run
 from simulator.simulate import metrics_of
-from simulator.world import Setting, run
+from simulator.world import Setting
 
 THROUGHPUT = "total_tokens_per_s_per_gpu"
 NOT_MODELLED: dict[Switch, str] = {

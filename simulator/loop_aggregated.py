@@ -27,13 +27,15 @@ from simulator.loop_kernels import (
 )
 from simulator.loop_memory import PAGE, may_prefill, tidy
 from simulator.loop_prefix import insert_prompt, release_prompt
-from simulator.loop_queues import ARRIVAL, NEXT_TURN, SESSION_DUE, dequeue, enqueue_front, pop
+from simulator.loop_queues import ARRIVAL, NEXT_TURN, SESSION_DUE, dequeue, enqueue_front, pop, push
 from simulator.loop_retraction import retract_overflow
 from simulator.loop_routing import answered, arrive, due, publish, send
 from simulator.loop_state import *
 
 RUNNING_ON, FINISHED, STUCK = 0, 1, 2
 DELAYER_PASSES = 29
+RETRY_S = 1.0
+"""Seconds after which a request that found no worker is sent again."""
 
 
 @inner
@@ -188,7 +190,7 @@ def earliest(groups: Any) -> int:
 def cut_off(w: Any, groups: Any) -> None:
     """Steps count as busy from their start; take back what lies beyond the end of the run."""
     for g in range(len(groups.next_s)):
-        if groups.i[g, STATE] != IDLE:
+        if groups.i[g, STATE] != IDLE and groups.i[g, STATE] != DOWN:
             column = BUSY_MIXED
             if groups.i[g, STATE] == IN_PREFILL:
                 column = BUSY_PREFILL
@@ -233,6 +235,9 @@ def advance(
             continue
         if kind == ARRIVAL:
             g = arrive(w, classes, groups, ranks, reqs, req, now)
+            if g < 0:
+                push(w, now + RETRY_S, ARRIVAL, req)
+                continue
         else:
             transferred(classes, groups, ranks, reqs, req, now)
             g = reqs.i[req, D_GROUP]

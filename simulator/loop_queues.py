@@ -45,7 +45,12 @@ def pop(w: Any) -> None:
         w.heap_req[n],
         w.heap_seq[n],
     )
-    k = 0
+    sift_down(w, 0, n)
+
+
+@inner
+def sift_down(w: Any, k: int, n: int) -> None:
+    """Move an event down among the first `n` until none below it is earlier."""
     while True:
         child = 2 * k + 1
         if child >= n:

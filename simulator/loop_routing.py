@@ -81,6 +81,8 @@ def pick_warm(
     best, least = -1, INFINITY
     cache, isl, leaf = ranks.cache, reqs.i[req, ISL], reqs.i[req, PROMPT]
     for g in range(first, first + count):
+        if groups.i[g, STATE] == DOWN:
+            continue
         c = groups.i[g, CLASS]
         for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
             cost = ranks.f[r, Q_TOKENS] + isl
@@ -105,20 +107,34 @@ def group_of(groups: Any, first: int, r: int) -> int:
 
 
 @inner
+def next_up(groups: Any, first: int, count: int, j: int) -> int:
+    """The worker at place `j` of a role or, where it is down, the next one that is not; -1 for none."""
+    for k in range(count):
+        g = first + (j + k) % count
+        if groups.i[g, STATE] != DOWN:
+            return g
+    return -1
+
+
+@inner
 def pick_group(w: Any, groups: Any, ranks: Any, first: int, count: int, turn: int) -> int:
-    """Worker for a new request: 0 in turn, 2 at random, else fewest queued and active tokens."""
+    """Worker for a new request, or -1: 0 in turn, 2 at random, else fewest queued and active tokens."""
     policy = w.counters[P_POLICY]
     if count == 1:
-        return first
+        return next_up(groups, first, count, 0)
     if policy == 2:
-        return first + int(uniform(w) * count)
+        return next_up(groups, first, count, int(uniform(w) * count))
     start = w.counters[turn] % count
-    w.counters[turn] += 1
     if policy == 0:
-        return first + start
+        found = next_up(groups, first, count, start)
+        w.counters[turn] = max(found - first, 0) + 1
+        return found
+    w.counters[turn] += 1
     best, least = -1, INFINITY
     for j in range(count):
         g = first + (start + j) % count
+        if groups.i[g, STATE] == DOWN:
+            continue
         load = 0.0
         for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
             load += ranks.f[r, Q_TOKENS] + ranks.i[r, ACTIVE]
@@ -165,30 +181,37 @@ def publish(classes: Any, groups: Any, ranks: Any, g: int) -> None:
 
 @inner
 def arrive(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, req: int, now: float) -> int:
-    """Route an arrived request; returns the group to wake."""
-    reqs.t[req, ARRIVE] = now
-    at, isl = w.groups_of, reqs.i[req, ISL]
+    """Route an arrived request; returns the group to wake, or -1 where a role has no worker left."""
+    at = w.groups_of
     warm = w.counters[P_POLICY] == 3
-    reqs.i[req, TARGET] = isl
+    # Tokens that were out before its worker died are prefilled with the prompt.
+    rate = (reqs.i[req, OSL] - 1) / max(reqs.i[req, ITERS], 1)
+    target = reqs.i[req, ISL] + int(reqs.i[req, GENERATED] * rate)
     if at[AGGREGATED, 1] > 0:
         if warm:
             r = pick_warm(w, classes, groups, ranks, reqs, at[AGGREGATED, 0], at[AGGREGATED, 1], req)
-            g = group_of(groups, at[AGGREGATED, 0], r)
+            g = group_of(groups, at[AGGREGATED, 0], r) if r >= 0 else -1
         else:
             g = pick_group(w, groups, ranks, at[AGGREGATED, 0], at[AGGREGATED, 1], TURN_D)
-            r = pick_rank(w, classes, groups, ranks, g, 0, isl)
-        ranks.f[r, Q_TOKENS] += isl
+            r = pick_rank(w, classes, groups, ranks, g, 0, target) if g >= 0 else -1
+        if g < 0:
+            return -1
+        ranks.f[r, Q_TOKENS] += target
     else:
         if warm:
             pr = pick_warm(w, classes, groups, ranks, reqs, at[PREFILL, 0], at[PREFILL, 1], req)
-            p = group_of(groups, at[PREFILL, 0], pr)
+            p = group_of(groups, at[PREFILL, 0], pr) if pr >= 0 else -1
         else:
             p = pick_group(w, groups, ranks, at[PREFILL, 0], at[PREFILL, 1], TURN_P)
-            pr = pick_rank(w, classes, groups, ranks, p, w.counters[ROOMS], isl)
-        reqs.i[req, P_GROUP], reqs.i[req, P_RANK] = p, pr
-        ranks.f[pr, Q_TOKENS] += isl
+            pr = pick_rank(w, classes, groups, ranks, p, w.counters[ROOMS], target) if p >= 0 else -1
         g = pick_group(w, groups, ranks, at[DECODE, 0], at[DECODE, 1], TURN_D)
-        r = pick_rank(w, classes, groups, ranks, g, 0, isl)
+        if p < 0 or g < 0:
+            return -1
+        reqs.i[req, P_GROUP], reqs.i[req, P_RANK] = p, pr
+        ranks.f[pr, Q_TOKENS] += target
+        r = pick_rank(w, classes, groups, ranks, g, 0, target)
+    reqs.t[req, ARRIVE] = now
+    reqs.i[req, TARGET] = target
     reqs.i[req, D_GROUP], reqs.i[req, D_RANK] = g, r
     enqueue(ranks, reqs, r, req, Q_HEAD, Q_TAIL)
     ranks.i[r, Q_LEN] += 1

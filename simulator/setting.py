@@ -8,6 +8,7 @@ from search_spaces import catalog_loader
 from search_spaces.errors import BadInput
 from search_spaces.hardware import Hardware
 from search_spaces.model import ModelSpec
+from search_spaces.outage import Outage
 from search_spaces.recipe import EngineGroup, Recipe
 from search_spaces.stack import StackVersion
 from search_spaces.step_profile import StepProfile
@@ -46,6 +47,8 @@ class Setting:
     relief: Relief = Relief()
     steps: StepProfile | None = None
     """Measured steps that stand for the kernel model, the host and the memory arithmetic."""
+    outages: tuple[Outage, ...] = ()
+    """Workers that die during the run."""
 
     @property
     def host(self) -> HostCosts:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from search_spaces.base import Noun
+from search_spaces.frames import as_frame
 from search_spaces.step_profile import StepProfile
 from search_spaces.units import MS_PER_S
 from simulator import loop_state as ls
@@ -18,8 +20,10 @@ from simulator.intervals import Interval, Spread, intervals
 from simulator.measured_tables import beyond_steps, surfaces
 from simulator.memory import MemoryBudget
 from simulator.metrics import serving_metrics
+from simulator.outage_report import OutageReport, outage_report
+from simulator.run import Run, run
 from simulator.step_cost import Scenario, StepCost, decode_cost, prefill_cost
-from simulator.world import Relief, Run, Setting, run
+from simulator.world import Relief, Setting
 
 RELIEF = {
     "prefill compute": Relief(prefill_time=1 / 1.1),
@@ -98,6 +102,12 @@ class Prediction(Noun):
     rank_steps: int
     wall_s: float
     """Processor time this simulation took."""
+    outage: OutageReport | None = None
+    """Where workers died during the run."""
+
+    def frame(self) -> Any:
+        """A pandas frame of one row: metrics and the limit."""
+        return as_frame([{"recipe": self.recipe, "limit": self.limit, **self.metrics}])
 
 
 def _role_use(done: Run, index: int) -> RoleUse:
@@ -211,6 +221,11 @@ def _breakdown(setting: Setting, roles: list[RoleUse]) -> dict[str, dict[str, di
     return found
 
 
+def limit_of(done: Run) -> str:
+    """What holds a run back, as occupancy shows it."""
+    return _saturated([_role_use(done, index) for index in range(len(done.roles))], _stages(done))
+
+
 def budgets(done: Run) -> dict[str, MemoryBudget]:
     """Memory budget of each role of a run."""
     return dict(zip(done.roles, done.budgets, strict=True))
@@ -265,6 +280,7 @@ def predict(
         decode_steps=int(done.totals[:, ls.STEPS_DECODE].sum()),
         rank_steps=int(done.totals[:, ls.RANK_STEPS].sum()),
         wall_s=time.process_time() - begun,
+        outage=outage_report(done) if setting.outages else None,
     )
 
 

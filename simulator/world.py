@@ -1,26 +1,17 @@
-"""Build the state of one run and drive it.
-
-SimPy owns what is coarse and has its own clock: the run itself, progress, and anything that interrupts
-a deployment. Between such moments one compiled loop (`loop_aggregated.advance`) carries all requests
-and engine steps.
-"""
+"""Build the state of one run: role constants, workers, ranks, requests and what they share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import simpy
 from numpy.typing import NDArray
 
-from search_spaces.errors import Infeasible
 from search_spaces.recipe import EngineGroup
 from simulator import loop_state as ls
 from simulator.cost_tables import RoleTables, decode_tables, padded_batch, prefill_tables
-from simulator.loop_aggregated import FINISHED, STUCK, advance
 from simulator.loop_costs import kernel_variant
 from simulator.measured_tables import check_steps, measured_role, plain_page_tokens
 from simulator.memory import PAGE_TOKENS, MemoryBudget, memory_budget
@@ -37,21 +28,8 @@ POLICY_CODES = {"round_robin": 0, "load": 1, "random": 2, "kv": 3}
 BALANCE_CODES = {"auto": 0, "round_robin": 0, "total_requests": 1, "total_tokens": 2}
 EVICTION_INTERVAL = 128
 """Decode iterations between window evictions without per-request eviction (SGLang 0.5.15 default)."""
-WINDOW_S = 60.0
-"""Simulated seconds between looks from outside."""
 
 
-@dataclass
-class Run:
-    """A finished run: the request table and the totals per role."""
-
-    setting: Setting
-    roles: list[str]
-    budgets: list[MemoryBudget]
-    reqs: ls.Requests
-    totals: NDArray[np.float64]
-    end_s: float
-    groups_per_role: list[int]
 
 
 def _relieved(budget: MemoryBudget, group: EngineGroup, relief: Relief) -> tuple[float, float, int, int]:
@@ -311,46 +289,3 @@ def prepare(setting: Setting) -> State:
     ranks = empty_ranks(num_ranks, 1 << longest.bit_length(), classes, groups, tree)
     world = _world(setting, drawn, len(roles), groups_of)
     return State(classes, groups, ranks, reqs, world, roles, budgets, counts)
-
-
-def run(setting: Setting, on_progress: Callable[[float], None] | None = None) -> Run:
-    """Simulate the measured requests of a workload on a recipe.
-
-    Warm-up requests are not simulated: the harness drains them before it starts the clock, and nothing
-    that the simulator keeps (queues, pools) survives the drain.
-
-    Raises:
-        Infeasible: a role does not fit its GPUs, or a request can never be admitted.
-    """
-    state = prepare(setting)
-    classes, groups, ranks, reqs, world = state[:5]
-    env = simpy.Environment()
-
-    def deployment() -> Generator[simpy.Event, None, None]:
-        until = WINDOW_S
-        while True:
-            status = advance(world, classes, groups, ranks, reqs, until)
-            if on_progress is not None:
-                on_progress(world.counters[ls.COMPLETED] / len(reqs.link))
-            if status == FINISHED:
-                return
-            if status == STUCK:
-                raise Infeasible(_stuck(setting, reqs, ranks), rule="admission")
-            yield env.timeout(until - env.now)
-            until += WINDOW_S
-
-    env.run(env.process(deployment()))
-    end_s = float(reqs.t[:, ls.DONE].max())
-    return Run(setting, state.roles, state.budgets, reqs, world.totals, end_s, state.groups_per_role)
-
-
-def _stuck(setting: Setting, reqs: ls.Requests, ranks: ls.Ranks) -> str:
-    waiting = np.flatnonzero(reqs.t[:, ls.DONE] < 0)
-    longest = int(reqs.i[waiting, ls.ISL].max())
-    causes = {0: "memory", 1: "request slots", 2: "full-pool tokens", 3: "window-pool tokens"}
-    cause = causes[int(ranks.blocked.max())]
-    return (
-        f"recipe {setting.recipe.name!r}: {len(waiting)} requests (up to {longest} prompt tokens) can never "
-        f"be admitted for want of {cause}; raise mem_fraction_static or swa_full_tokens_ratio, "
-        "or widen the worker"
-    )

@@ -39,6 +39,11 @@ EXAMPLE = example(
     "--draws", type=click.IntRange(min=0), metavar="N",
     help="Posterior draws, and seeds, to simulate for the spread.  [what takes about 3 s, at most 4]",
 )  # fmt: skip
+@click.option(
+    "--outage", "outages", multiple=True, metavar="ROLE[:N]@S[+S]",
+    help="A worker dies, such as decode:0@60+120: the first decode worker after 60 s, back 120 s later; "
+    "/migrate at the end keeps the tokens that are out.",
+)  # fmt: skip
 @report_option
 @json_option
 def command(**options: Any) -> None:
@@ -47,43 +52,17 @@ def command(**options: Any) -> None:
     RECIPE is a Servecast YAML, an srt-slurm YAML (with :SELECTOR for one of its overrides) or a shell
     script with SGLang commands; or the name of a public recipe, also written catalog:NAME.
     """
-    from dataclasses import fields
     from pathlib import Path
 
     from planner.file_writer import check_file
     from planner.prediction_text import prediction_text
-    from planner.recipe_source import LoadOptions, find_recipe, notes_on, stack_for, stack_note, workload_for
-    from search_spaces import catalog_loader
-    from simulator.calibration import load_calibration
-    from simulator.world import Setting
+    from planner.setting_source import setting_from
 
     if options["report"]:
         check_file(Path(options["report"]), "report")
-    chosen = options["stack"]
-    loaded = find_recipe(
-        options["recipe"],
-        hardware=options["hardware"],
-        model=options["model"],
-        engine_version=catalog_loader.stack(chosen).version if chosen else None,
-        concurrency=options["concurrency"],
-    )
-    recipe = loaded.recipe
-    load = LoadOptions(**{field.name: options[field.name] for field in fields(LoadOptions)})
-    workload = workload_for(loaded, load)
-    stack = stack_for(recipe, chosen, options["with_"], options["without"])
-    notes = notes_on(recipe, workload, stack.version)
-    notes += [note] if chosen is None and (note := stack_note(recipe, stack)) else []
+    setting, notes = setting_from(options)
     for note in notes:
         click.echo(f"note: {note}", err=True)
-    setting = Setting(
-        recipe,
-        workload,
-        catalog_loader.model(recipe.model),
-        catalog_loader.hardware(recipe.hardware),
-        stack,
-        load_calibration(options["calibration"]),
-        options["seed"],
-    )
     prediction = _predict(setting, options["explain"], options["draws"])
     if options["report"]:
         _write_report(setting, prediction, options)

@@ -16,8 +16,9 @@ from search_spaces.errors import BadInput, Infeasible
 from search_spaces.stack import Switch
 from search_spaces.workload import Workload
 from simulator.calibration import load_calibration
+from simulator.run import run
 from simulator.simulate import metrics_of
-from simulator.world import Setting, run
+from simulator.world import Setting
 
 SMALL = {"isl": 8192, "osl": 256, "num_prompts": 400}
 

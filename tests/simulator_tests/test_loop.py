@@ -15,8 +15,8 @@ from search_spaces.workload import Workload
 from simulator import loop_state as ls
 from simulator.calibration import Calibration, HostCosts
 from simulator.cost_tables import CONTEXT_AXIS, TOKEN_AXIS
+from simulator.run import run
 from simulator.simulate import metrics_of, predict
-from simulator.world import run
 from tests.simulator_tests.worlds import (
     JUNE,
     V0523,

@@ -11,9 +11,9 @@ from search_spaces.step_profile import StepProfile, StepRow
 from search_spaces.workload import Workload
 from simulator.calibration import Calibration
 from simulator.measured_tables import beyond_steps, surface, surfaces
+from simulator.run import run
 from simulator.setting import setting_for
 from simulator.simulate import metrics_of, predict
-from simulator.world import run
 from tests.simulator_tests.worlds import JUNE
 
 GROUP = EngineGroup(

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from search_spaces.workload import Workload
 from simulator import loop_state as ls
+from simulator.run import run
 from simulator.simulate import metrics_of, predict
-from simulator.world import run
 from tests.simulator_tests.worlds import (
     V0523,
     aggregated,

@@ -21,9 +21,10 @@ from simulator.calibration import Calibration
 from simulator.loop_costs import decode_gpu
 from simulator.memory import bytes_per_full_token, memory_budget, slot_state_bytes
 from simulator.op_costs import attention_s
+from simulator.run import run
 from simulator.simulate import predict
 from simulator.step_cost import Scenario, decode_cost, prefill_step_s
-from simulator.world import prepare, run
+from simulator.world import prepare
 from tests.simulator_tests.worlds import (
     CALIBRATION,
     DAY0,
