@@ -11,8 +11,9 @@ import click
 
 from search_spaces.kernel_profile import OWN_PROFILES
 
-PRINTING = ("as_json", "workers")
-"""Parameters that change how an answer is shown or how fast it comes, not the answer."""
+ASIDE = ("as_json", "workers", "storage", "cluster")
+"""Parameters that change how an answer is shown or where it is worked out, not the answer. The addresses
+among them may hold passwords."""
 
 
 def command_line(command: click.Command, values: Mapping[str, Any]) -> str:
@@ -27,7 +28,7 @@ def command_line(command: click.Command, values: Mapping[str, Any]) -> str:
     words = ["servecast", str(command.name)]
     for param in command.params:
         value = values.get(str(param.name))
-        if value in (None, (), param.default) or param.name in PRINTING:
+        if value in (None, (), param.default) or param.name in ASIDE:
             continue
         words += _words(param, value)
     own = os.environ.get(OWN_PROFILES)

@@ -15,6 +15,9 @@ from search_spaces.dispatch import dispatch_schema
 from search_spaces.errors import BadInput, ServecastError
 from search_spaces.workload import Workload
 
+COMMAND_FILE = "command.txt"
+"""File of a plan's folder with the command line that gave it."""
+
 
 def plan_files(result: PlanResult, notes: list[str]) -> dict[str, str | bytes]:
     """Relative path to content; formats that cannot carry a recipe are left out with a note."""
@@ -49,24 +52,32 @@ def plan_files(result: PlanResult, notes: list[str]) -> dict[str, str | bytes]:
     return files
 
 
-def read_plan(folder: Path) -> PlanResult:
-    """The plan whose files are in a folder.
+def read_plan(folder: Path) -> tuple[PlanResult, str]:
+    """The plan whose files are in a folder, and the command line that gave it.
 
     Raises:
         BadInput: the folder holds no finished plan, or one whose files do not fit each other.
     """
-    plan = _read(folder / "plan.json")
-    return PlanResult.parse({**plan, "table": _read(folder / "dispatch.json")}, str(folder / "plan.json"))
+    plan, table = _read(folder / "plan.json"), _read(folder / "dispatch.json")
+    asked = _text(folder / COMMAND_FILE).strip()
+    return PlanResult.parse({**plan, "table": table}, str(folder / "plan.json")), asked
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _text(file: Path) -> str:
     try:
-        data = json.loads(file.read_text())
+        return file.read_text()
     except (OSError, ValueError) as error:
         raise BadInput(
             f"run_dir={str(file.parent)!r}: {file.name} cannot be read ({error}); "
             "name the folder of a finished `servecast plan`"
         ) from None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(_text(file))
+    except ValueError as error:
+        raise BadInput(f"{file} is no JSON ({error}); run `servecast plan` again") from None
     if not isinstance(data, dict):
         raise BadInput(f"{file}: expected a mapping, got {type(data).__name__}; run `servecast plan` again")
     return data

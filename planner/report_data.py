@@ -111,33 +111,43 @@ def _kernel_tables(profile: str) -> KernelTables:
 
 
 def case_of(setting: Setting, prediction: Prediction) -> ReportCase:
-    """A simulated recipe with what follows from it before any request."""
+    """A simulated recipe with what follows from it before any request; raises as `known` does."""
     recipe, load = setting.recipe, setting.workload
-    assert setting.model is not None and setting.hardware is not None
+    model, hardware = known(setting)
     return ReportCase(
         topology=recipe.topology,
         digest=recipe.digest,
         source=recipe.source,
         workload=load,
         prediction=prediction,
-        explanation=explain(
-            recipe, setting.model, setting.hardware, setting.stack, load, setting.calibration
-        ),
+        explanation=explain(recipe, model, hardware, setting.stack, load, setting.calibration),
     )
 
 
+def known(setting: Setting) -> tuple[ModelSpec, Hardware]:
+    """Model and platform of a setting.
+
+    Raises:
+        MissingData: the setting is simulated from measured steps, and the catalog lacks one of them.
+    """
+    if setting.model is None or setting.hardware is None:
+        raise MissingData(
+            f"recipe={setting.recipe.name!r}: the catalog lacks {setting.recipe.model} or "
+            f"{setting.recipe.hardware}, whose memory and sources a report shows; add them to the catalog"
+        )
+    return setting.model, setting.hardware
+
+
 def prediction_report(setting: Setting, prediction: Prediction, command: str) -> ReportData:
-    """The report of one prediction."""
-    assert setting.model is not None and setting.hardware is not None
+    """The report of one prediction; raises as `known` does."""
+    model, hardware = known(setting)
     return ReportData(
         kind="simulate",
         command=command,
         version=version("servecast"),
         plan=None,
         cases=(case_of(setting, prediction),),
-        assumptions=assumptions_of(
-            setting.hardware, setting.model, setting.stack, setting.calibration, setting.seed
-        ),
+        assumptions=assumptions_of(hardware, model, setting.stack, setting.calibration, setting.seed),
     )
 
 

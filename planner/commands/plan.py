@@ -91,10 +91,11 @@ def command(**options: Any) -> None:
     from tqdm import tqdm
 
     from engine_adapter.yaml_files import parse_yaml, read_text
+    from planner.command_line import command_line
     from planner.commands.report import write_plan_report
     from planner.file_writer import check_file, write_files
     from planner.plan import plan
-    from planner.plan_files import plan_files
+    from planner.plan_files import COMMAND_FILE, plan_files
     from planner.plan_text import plan_text
     from planner.plan_types import PlanRequest
     from search_spaces.space import spaces_in
@@ -130,35 +131,30 @@ def command(**options: Any) -> None:
         notes.append(
             "study.journal could not be read; it is kept as study.damaged and the study was replayed"
         )
-    write_files(plan_files(result, notes), out, force=True)
+    asked = command_line(command, options)
+    write_files({**plan_files(result, notes), COMMAND_FILE: f"{asked}\n"}, out, force=True)
     for note in notes:
         click.echo(f"note: {note}", err=True)
     click.echo(result.model_dump_json(indent=1) if options["as_json"] else plan_text(result))
     click.echo(f"wrote {out}", err=True)
     if options["report"]:
-        asked = plan_command(request, options["out"], options["report"])
         write_plan_report(result, asked, Path(options["report"]), options["workers"])
 
 
-SAME = (
-    "model", "hardware", "num_gpus", "isl", "osl", "random_range_ratio", "concurrencies", "objective",
-    "risk", "mtp", "stack", "max_recipes", "trials", "keep", "seed", "calibration", "switches_per_hour",
-    "hysteresis", "warmup_s",
-)  # fmt: skip
-"""Options that are fields of the request by the same name."""
-SLO_OPTIONS = {
-    "max_median_ttft_ms": "max_ttft_ms",
-    "max_median_tpot_ms": "max_tpot_ms",
-    "max_p99_ttft_ms": "max_p99_ttft_ms",
-    "max_p99_tpot_ms": "max_p99_tpot_ms",
-    "min_tokens_per_s_per_user": "min_tok_s_user",
-}
-"""Field of the SLO to option."""
-
-
 def _request(options: dict[str, Any]) -> dict[str, Any]:
-    slo = {field: options[option] for field, option in SLO_OPTIONS.items()}
-    return {**{name: options[name] for name in SAME}, "slo": slo, "traffic": _traffic(options["traffic"])}
+    same = (
+        "model", "hardware", "num_gpus", "isl", "osl", "random_range_ratio", "concurrencies", "objective",
+        "risk", "mtp", "stack", "max_recipes", "trials", "keep", "seed", "calibration", "switches_per_hour",
+        "hysteresis", "warmup_s",
+    )  # fmt: skip
+    slo = {
+        "max_median_ttft_ms": options["max_ttft_ms"],
+        "max_median_tpot_ms": options["max_tpot_ms"],
+        "max_p99_ttft_ms": options["max_p99_ttft_ms"],
+        "max_p99_tpot_ms": options["max_p99_tpot_ms"],
+        "min_tokens_per_s_per_user": options["min_tok_s_user"],
+    }
+    return {**{name: options[name] for name in same}, "slo": slo, "traffic": _traffic(options["traffic"])}
 
 
 def _traffic(texts: tuple[str, ...]) -> dict[int, float]:
@@ -176,13 +172,3 @@ def _traffic(texts: tuple[str, ...]) -> dict[int, float]:
     if found and not sum(found.values()) > 0:
         raise BadInput(f"traffic={list(texts)} has no share above 0; raise one")
     return found
-
-
-def plan_command(request: Any, out: str, report: str | None = None) -> str:
-    """The command line that asks for `request` (a `PlanRequest`), with its results in `out`."""
-    from planner.command_line import command_line
-
-    values = {name: getattr(request, name) for name in SAME}
-    values |= {option: getattr(request.slo, field) for field, option in SLO_OPTIONS.items()}
-    values["traffic"] = tuple(f"{load}:{share:g}" for load, share in request.traffic.items())
-    return command_line(command, {**values, "out": out, "report": report})

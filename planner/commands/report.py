@@ -29,13 +29,12 @@ def command(run_dir: str, out: str, workers: int | None) -> None:
     """
     from pathlib import Path
 
-    from planner.commands.plan import plan_command
     from planner.file_writer import check_file
     from planner.plan_files import read_plan
 
     check_file(Path(out), "out")
-    result = read_plan(Path(run_dir))
-    write_plan_report(result, plan_command(result.request, run_dir), Path(out), workers)
+    result, asked = read_plan(Path(run_dir))
+    write_plan_report(result, asked, Path(out), workers)
 
 
 def write_plan_report(result: Any, asked: str, file: Any, workers: int | None) -> None:

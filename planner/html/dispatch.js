@@ -11,6 +11,7 @@ function dispatchSection(plan, cases, assumptions) {
     intervalsNote([...cases.map((found) => found.prediction.intervals), ...plan.table.rows.flatMap((row) => row.predictions)]),
     price.node,
     place,
+    switchingTable(plan.table.rows),
     skippedLoads(plan.skipped),
     comparisonTable(plan.comparisons),
     regretTable(plan.regret_by_recipes),
@@ -47,8 +48,8 @@ function dispatchTable(rows, price) {
     { label: "TPOT ms", value: figure("median_tpot_ms"), show: interval("median_tpot_ms") },
     { label: "$/M tokens", value: cost, show: (e) => number(cost(e), 3) },
     { label: "regret", value: (e) => e.row.regret, show: (e) => percent(e.row.regret) },
-    { label: "lead", value: figure("lead"), show: (e) => leadText(e.best) },
-    { label: "limit", left: true, value: figure("limit") },
+    { label: "lead", left: true, wrap: true, value: figure("lead"), show: (e) => leadText(e.best) },
+    { label: "limit", left: true, wrap: true, value: figure("limit") },
     { label: "launch digest", left: true, value: (e) => e.about.digest, show: digestCell },
   ], rows, { sort: true, cards: true });
 }
@@ -69,6 +70,21 @@ function caseLink(entry) {
 
 function digestCell(entry) {
   return el("span", {}, el("code", {}, entry.about.digest), " ", copyButton(entry.about.digest, `Copy the digest of ${entry.about.topology}`));
+}
+
+/** When the table changes rows, and what that takes. */
+function switchingTable(rows) {
+  const pairs = rows.slice(1).map((after, index) => ({ before: rows[index], after })).filter((pair) => pair.before.to_next);
+  if (!pairs.length) return null;
+  return el("div", {}, el("h3", {}, "Switching between rows"), dataTable("Drain is predicted, warm-up is given (an assumption until it is measured)", [
+    { label: "from", value: (p) => p.before.min_concurrency, show: (p) => range(p.before.min_concurrency, p.before.max_concurrency) },
+    { label: "up at", value: (p) => p.before.switch_up_at, show: (p) => whole(p.before.switch_up_at) },
+    { label: "back at", value: (p) => p.after.switch_down_at, show: (p) => whole(p.after.switch_down_at) },
+    { label: "drain s", value: (p) => p.before.to_next.drain_s },
+    { label: "warm-up s", value: (p) => p.before.to_next.warmup_s, show: (p) => whole(p.before.to_next.warmup_s) },
+    { label: "GPU h lost", value: (p) => p.before.to_next.lost_gpu_s, show: (p) => number(p.before.to_next.lost_gpu_s / 3600, 3) },
+    { label: "steps up", left: true, wrap: true, value: (p) => p.before.to_next.summary },
+  ], pairs, { cards: true }));
 }
 
 function skippedLoads(skipped) {

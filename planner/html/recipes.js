@@ -93,7 +93,7 @@ function loadsTable(row) {
 
 function limitFigure(prediction) {
   const gains = Object.entries(prediction.gains).sort((a, b) => b[1] - a[1]);
-  const highest = prediction.metrics.total_tokens_per_s_per_gpu / prediction.ceiling_fraction;
+  const share = prediction.ceiling_fraction;
   const widest = Math.max(0.01, ...gains.map(([, gain]) => Math.abs(gain)));
   return el(
     "figure",
@@ -106,7 +106,7 @@ function limitFigure(prediction) {
           { label: "", left: true, value: () => null, show: (g) => gainBar(g[1], widest) },
         ], gains)
       : el("p", { class: "note" }, "What relieving each resource would give was not asked for (--no-explain); the limit is what is full or busiest."),
-    el("p", { class: "note" }, `This is ${percent(prediction.ceiling_fraction)} of the ${number(highest)} tok/s/GPU that the platform's FLOPs allow.`),
+    share !== null && el("p", { class: "note" }, `This is ${percent(share)} of the ${number(prediction.metrics.total_tokens_per_s_per_gpu / share)} tok/s/GPU that the platform's FLOPs allow.`),
   );
 }
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from planner.commands.plan import plan_command
 from planner.plan_types import EvaluatedPoint, PlanRequest, PlanResult, PublicComparison
 from planner.report_data import ReportData, plan_report
-from search_spaces.dispatch import DispatchRow, DispatchTable, PredictedMetrics
+from search_spaces.dispatch import DispatchRow, DispatchTable, PredictedMetrics, Switch
 from search_spaces.recipe import Recipe
 from tests.planner_tests.samples import SINGLE, TP8
 
@@ -83,6 +82,8 @@ def sample_plan() -> PlanResult:
             recipe=PLAIN,
             predictions=(_predicted(1, 801.25, 120.5), _predicted(2, 1234.5678, 98.7654)),
             regret=0.0125,
+            switch_up_at=3,
+            to_next=Switch(summary="restart", steps=(), drain_s=7.5, warmup_s=900, lost_gpu_s=9000),
         ),
         DispatchRow(
             min_concurrency=3,
@@ -92,6 +93,7 @@ def sample_plan() -> PlanResult:
                 _predicted(4, 987.25, 45.625, **{f"{TOTAL}_low": 900.5, f"{TOTAL}_high": 1100}, **TIE),
             ),
             regret=0.0,
+            switch_down_at=1,
         ),
     )
     points = [
@@ -141,4 +143,4 @@ def sample_plan() -> PlanResult:
 @cache
 def sample_report() -> ReportData:
     """The report of the plan; its recipes are simulated."""
-    return plan_report(sample_plan(), plan_command(REQUEST, "plan out"))
+    return plan_report(sample_plan(), "servecast plan --out 'plan out'")

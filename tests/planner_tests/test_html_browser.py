@@ -102,6 +102,8 @@ def test_figures_of_the_dispatch_table_are_those_of_the_json(page):
     assert texts == ["1,235", "987.2\n900.5 to 1,100"]
     assert column(page, "Recipes by concurrency", "lead")[0] == ["–", "+1.5 %\ntie with 2xTP8"]
     assert page.get_by_text("four in five measure within").count() == 1
+    switching = page.locator("table:has(caption:has-text('Drain is predicted'))")
+    assert switching.locator("td").all_inner_texts() == ["1–2", "3", "1", "7.500", "900", "2.50", "restart"]
     assert column(page, "Recipes by concurrency", "regret")[0] == ["1.3 %", "0.0 %"]
     assert column(page, "Recipes by concurrency", "concurrency")[0] == ["1–2", "3–4"]
     assert column(page, "Recipes by concurrency", "TTFT s")[0] == [number(0.123456)] * 2
@@ -251,6 +253,7 @@ def test_paper_is_light_complete_and_without_controls(open_page):
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)" != dark
+    assert page.locator("#price").is_visible()  # costs on paper are at the price that stands there
     for hidden in ("nav", "form.controls", "button.copy"):
         assert page.locator(hidden).first.is_hidden()
     folded = page.locator("details:not([open])").count()

@@ -9,25 +9,24 @@ import re
 import shlex
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
 import planner.plan
 import simulator.simulate
+from planner.command_line import command_line
 from planner.commands import plan as plan_module
 from planner.commands import simulate as simulate_module
-from planner.commands.plan import plan_command
-from planner.evaluate import evaluate
+from planner.evaluate import evaluate, setting_for
 from planner.file_writer import check_file
 from planner.html_report import html_page, json_in_html
 from planner.plan import bench_of
 from planner.plan_files import plan_files, read_plan
-from planner.plan_types import PlanRequest
-from planner.report_data import assumptions_of
-from search_spaces.errors import BadInput
+from planner.report_data import assumptions_of, prediction_report
+from search_spaces.errors import BadInput, MissingData
 from search_spaces.kernel_profile import OWN_PROFILES
-from search_spaces.workload import Slo
 from tests.planner_tests.report_samples import HOSTILE, PLAIN, REQUEST, sample_plan, sample_report
 from tests.planner_tests.samples import recipe_file, servecast
 
@@ -137,6 +136,13 @@ def test_memory_parts_of_every_role_make_up_the_gpu():
             assert role.memory.total_bytes == pytest.approx(role.memory.hbm_bytes)
 
 
+def test_a_platform_that_the_catalog_lacks_is_missing_data():
+    setting = setting_for(bench_of(REQUEST), PLAIN, 2, short=True)
+    prediction = sample_report().cases[0].prediction
+    with pytest.raises(MissingData, match="add them to the catalog"):
+        prediction_report(replace(setting, hardware=None), prediction, "")
+
+
 def test_assumptions_name_sources_switches_and_kernel_tables():
     found = sample_report().assumptions
     assert set(found.hardware.sources) >= {"hbm_bytes_per_s", "price_per_gpu_hour"}
@@ -149,32 +155,32 @@ def test_assumptions_name_sources_switches_and_kernel_tables():
 
 
 @pytest.mark.parametrize(
-    "request_",
+    "more",
     [
-        REQUEST,
-        REQUEST.model_copy(
-            update={
-                "concurrencies": (),
-                "mtp": False,
-                "slo": Slo(max_median_ttft_ms=2000, min_tokens_per_s_per_user=40.5),
-                "objective": "throughput",
-                "max_recipes": 3,
-                "calibration": "my calibration.json",
-            }
-        ),
+        "",
+        "--no-mtp --max-ttft-ms 2000 --min-tok-s-user 40.5 --objective throughput --concurrency 64,128 "
+        "--concurrency 4 --traffic 64:3,128:1 --space 'my spaces.yaml' --max-recipes 3 --risk lower",
     ],
 )
-def test_the_command_of_a_plan_asks_for_the_same_plan(request_):
-    words = shlex.split(plan_command(request_, "an out"))
-    assert words[:2] == ["servecast", "plan"]
-    context = plan_module.command.make_context("plan", words[2:])
-    assert PlanRequest.parse(plan_module._request(context.params), "test") == request_
-    assert context.params["out"] == "an out"
+def test_the_command_line_of_a_plan_asks_for_the_same_plan(more):
+    def parsed(words):
+        return plan_module.command.make_context("plan", words).params
+
+    words = shlex.split(f"--model M --hardware b200 --out 'an out' --report page.html {more}")
+    asked = parsed(words)
+    line = command_line(
+        plan_module.command, {**asked, "workers": 3, "as_json": True, "storage": "postgresql://u:secret@h"}
+    )
+    assert line.startswith("servecast plan ") and "secret" not in line
+    again = parsed(shlex.split(line)[2:])
+    traffic = [plan_module._traffic(options.pop("traffic")) for options in (again, asked)]
+    assert again == asked and traffic[0] == traffic[1]
 
 
 def test_own_kernel_profiles_are_part_of_the_command(monkeypatch):
     monkeypatch.setenv(OWN_PROFILES, "/my profiles")
-    assert plan_command(REQUEST, "x").startswith(f"{OWN_PROFILES}='/my profiles' servecast plan ")
+    line = command_line(plan_module.command, {"model": "M"})
+    assert line == f"{OWN_PROFILES}='/my profiles' servecast plan --model M"
 
 
 def test_simulate_writes_the_prediction_that_it_prints_and_the_command_that_gives_it(tmp_path):
@@ -203,6 +209,7 @@ def test_plan_writes_the_page_of_its_result_into_its_folder(tmp_path, monkeypatc
     assert done.exit_code == 0, done.stderr
     data = embedded((out / "page.html").read_text())
     assert data["plan"] == json.loads(result.model_dump_json())
+    assert (out / "command.txt").read_text() == data["command"] + "\n"
     assert data["command"] == (
         f"servecast plan --model {REQUEST.model} --hardware b200 --num-gpus 16 --out {out} "
         f"--report {out / 'page.html'}"
@@ -214,13 +221,12 @@ def test_report_reads_the_folder_of_a_plan(tmp_path):
     folder.mkdir()
     for name in ("plan.json", "dispatch.json"):
         (folder / name).write_text(str(plan_files(sample_plan(), [])[name]))
-    assert read_plan(folder) == sample_plan()
+    (folder / "command.txt").write_text(sample_report().command + "\n")
+    assert read_plan(folder) == (sample_plan(), sample_report().command)
     out.write_text("old")
     done = servecast("report", folder, "--out", out, "--workers", 1)
     assert done.exit_code == 0, done.stderr
-    data, same = embedded(out.read_text()), embedded(html_page(sample_report()))
-    assert data.pop("command").endswith(f"--out {folder}") and same.pop("command")
-    assert data == same
+    assert out.read_text() == html_page(sample_report())
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"request": 1}'])
