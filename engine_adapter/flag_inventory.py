@@ -57,7 +57,12 @@ def _load(name: str) -> Inventory:
 
 
 def check_flags(
-    flags: Mapping[str, object], env: Iterable[str], engine_version: str, where: str, dynamo: bool = False
+    flags: Mapping[str, object],
+    env: Iterable[str],
+    engine_version: str,
+    where: str,
+    dynamo: bool = False,
+    forced: bool = True,
 ) -> None:
     """Raise `BadInput` for a flag, value or variable that the release does not know, or that it overrides.
 
@@ -67,8 +72,9 @@ def check_flags(
         engine_version: release that is started.
         where: role or file, for the message.
         dynamo: whether `dynamo.sglang` starts the worker, which has `dyn-` flags of its own.
+        forced: whether the model is DeepSeek-V4, for which the engine overrides some flags.
     """
-    problems = [*_unknown(flags, env, engine_version, dynamo), *_ignored(flags)]
+    problems = [*_unknown(flags, env, engine_version, dynamo), *(_ignored(flags) if forced else ())]
     if problems:
         raise BadInput("\n".join(f"{where}: {problem}" for problem in problems))
 

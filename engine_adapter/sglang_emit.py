@@ -33,7 +33,12 @@ DYNAMO_PARSERS = {
 
 
 def flags_from_group(
-    group: EngineGroup, role: Role, engine_version: str, hardware: Hardware | None, dynamo: bool = False
+    group: EngineGroup,
+    role: Role,
+    engine_version: str,
+    hardware: Hardware | None,
+    dynamo: bool = False,
+    known_model: bool = True,
 ) -> tuple[dict[str, FlagValue], dict[str, str]]:
     """Flags (full hyphenated names) and environment of one worker.
 
@@ -46,6 +51,7 @@ def flags_from_group(
         engine_version: SGLang release that is started.
         hardware: platform; without one nothing is checked against it.
         dynamo: whether `dynamo.sglang` starts the workers rather than SGLang itself.
+        known_model: whether the catalog holds the model; the engine's overrides are for those.
 
     Raises:
         BadInput: the release has no way to start this group, does not know an unmodelled flag or
@@ -82,7 +88,7 @@ def flags_from_group(
     for name, text in group.extra_env.items():
         if name not in ENV_UNKNOWN and not (version >= NEW_FLAGS and name in ENV_REMOVED_IN_NEW):
             env.setdefault(name, text)
-    check_flags(flags, env, engine_version, role, dynamo)
+    check_flags(flags, env, engine_version, role, dynamo, forced=known_model)
     return dict(sorted(flags.items())), dict(sorted(env.items()))
 
 

@@ -170,11 +170,14 @@ class SglangAdapter:
         """
         known = recipe.hardware in catalog_loader.all_hardware()
         hardware = catalog_loader.hardware(recipe.hardware) if known else None
+        names = {name for spec in catalog_loader.all_models().values() for name in (spec.name, *spec.aliases)}
         path = recipe.launch.get("model_path") or model_names.checkpoint(recipe)
         found = {}
         for index, (name, group) in enumerate(recipe.groups.items()):
             role: Role = "prefill" if name == "prefill" else "decode" if name == "decode" else "aggregated"
-            flags, env = flags_from_group(group, role, engine_version, hardware)
+            flags, env = flags_from_group(
+                group, role, engine_version, hardware, known_model=recipe.model in names
+            )
             flags.setdefault(METRICS_FLAG, True)
             number = free_port() if port is None else port + index
             words = [self.python, "-m", "sglang.launch_server", "--model-path", path, "--trust-remote-code"]

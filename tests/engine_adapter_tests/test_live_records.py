@@ -24,6 +24,7 @@ from search_spaces.errors import BadInput, MissingData
 from search_spaces.public_recipes import recipe_lanes
 from search_spaces.records import MeasuredPoint, Provenance
 from search_spaces.workload import Workload
+from tests.live_tests.tiny_models import recipe_of
 from tests.simulator_tests.test_measured_tables import FLAT, RECIPE
 
 LOAD = Workload(
@@ -139,3 +140,14 @@ def test_an_interpreter_without_the_engine_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingData, match="--engine-python"):
         engine_python()
+
+
+def test_another_architecture_may_choose_what_the_engine_forces_on_deepseek():
+    """The CPU recipe of the live tests is emitted; a DeepSeek-V4 recipe with the same flag is refused."""
+    tiny = recipe_of("tiny", Path("/models/tiny"))
+    words = SglangAdapter("python").launch_commands(tiny, "0.5.15", port=30000)["aggregated"].words
+    assert words[words.index("--attention-backend") + 1] == "torch_native"
+    with pytest.raises(BadInput, match="--attention-backend is overridden"):
+        SglangAdapter("python").launch_commands(
+            tiny.model_copy(update={"model": "deepseek-ai/DeepSeek-V4-Flash"}), "0.5.15", port=30000
+        )
