@@ -188,7 +188,8 @@ def release_prompt(cache: Any, ranks: Any, reqs: Any, r: int, req: int) -> None:
     """A request no longer needs its prompt; the window it held stays with it, evictable."""
     leaf = reqs.i[req, PROMPT]
     cache.owners[r, leaf] = 0
-    add_window(cache, ranks, r, leaf, min(reqs.i[req, KEPT], cache.tokens[leaf]))
+    # A retracted prompt left its window there already; what it computed anew is freed.
+    add_window(cache, ranks, r, leaf, min(reqs.i[req, KEPT], cache.tokens[leaf] - cache.window[r, leaf]))
     unlock(cache, ranks, r, leaf)
 
 

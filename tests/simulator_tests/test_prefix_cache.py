@@ -213,3 +213,22 @@ def test_the_newer_engine_prefills_a_retracted_request_again_instead_of_crashing
     assert (times[:, ls.DONE] > times[:, ls.FIRST]).all()
     prompts = run(what).totals[0, ls.TOKENS_PREFILL]
     assert prompts > 24 * 8000, "what was generated is computed again"
+
+
+def test_a_retracted_prompt_leaves_its_window_once():
+    load = Workload(
+        isl=9000, osl=600, random_range_ratio=1.0, concurrency=5, num_prompts=9, shared_prefix_tokens=300,
+        turns=2, turn_tokens=700,
+    )  # fmt: skip
+    recipe = aggregated(
+        "TP4",
+        radix_cache=True,
+        max_total_tokens=40_960,
+        swa_full_tokens_ratio=0.6,
+        chunk_tokens_per_rank=1024,
+    )
+    retracted = 0.0
+    for state in watched(setting(recipe, load), 0.5):
+        check_caches(state)
+        retracted = state.world.totals[0, ls.RETRACTIONS]
+    assert retracted > 0
