@@ -30,8 +30,6 @@ EVICTION_INTERVAL = 128
 """Decode iterations between window evictions without per-request eviction (SGLang 0.5.15 default)."""
 
 
-
-
 def _relieved(budget: MemoryBudget, group: EngineGroup, relief: Relief) -> tuple[float, float, int, int]:
     """Full tokens, window tokens, running limit and slots after relief."""
     return (
