@@ -83,6 +83,12 @@ def test_a_start_that_takes_too_long_is_named_and_ended(tmp_path: Path):
     assert members(process.pid) == []
 
 
+def _hear_signals() -> None:
+    """A test run in the background ignores some signals, and so would what it starts."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_owners_end_is_the_servers(number: signal.Signals, tmp_path: Path):
     words = [
@@ -96,7 +102,9 @@ def test_the_owners_end_is_the_servers(number: signal.Signals, tmp_path: Path):
         str(free_port()),
     ]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env) as owner:
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env, preexec_fn=_hear_signals
+    ) as owner:
         assert owner.stdout is not None
         group = int(owner.stdout.readline())
         wait_for(3, group)
