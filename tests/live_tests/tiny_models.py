@@ -81,6 +81,7 @@ CPU_FLAGS: dict[str, str | int | float | bool | list[str]] = {
     "attention-backend": "torch_native",
     "sampling-backend": "pytorch",
     "skip-server-warmup": True,
+    "sleep-on-idle": True,
 }
 CPU_ENV = {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"}
 """One thread computes, so that the engine's other processes and the client have the other core."""
