@@ -24,8 +24,6 @@ LATENCIES = (
     "median_tpot_ms", "mean_tpot_ms", "p99_tpot_ms", "median_ttft_ms", "mean_ttft_ms",
     "p99_ttft_ms", "mean_e2e_ms", "median_e2e_ms",
 )  # fmt: skip
-COOKBOOK_WARMUP = 64
-"""Warm-up requests of the SGLang cookbook benchmark."""
 
 LANE_DEFAULTS: dict[Role, tuple[dict[str, object], dict[str, str]]] = {
     "prefill": (
@@ -161,7 +159,8 @@ def _workload(record: Mapping[str, Any]) -> Workload:
     source = record["workload"]
     cookbook = "bench_serving)" in str(source.get("dataset"))
     ratio = source.get("random_range_ratio")
-    warmup = re.match(r"(\d+) requests", str(source.get("warmup") or ""))
+    stated = f"{source.get('warmup') or ''} {record.get('notes') or ''}"
+    warmup = re.search(r"^(\d+) requests|(\d+) warm-up requests", stated)
     return Workload.parse(
         {
             "isl": source["isl"],
@@ -170,9 +169,10 @@ def _workload(record: Mapping[str, Any]) -> Workload:
             "concurrency": source["max_concurrency"],
             "request_rate": _rate(source.get("request_rate")),
             "num_prompts": source.get("num_prompts"),
-            "num_warmup": int(warmup[1]) if warmup else COOKBOOK_WARMUP if cookbook and ratio == 0 else None,
+            "num_warmup": int(warmup[1] or warmup[2]) if warmup else None,
             "prompts": "chat" if source.get("chat_template") else "random",
             "harness": "bench_serving" if cookbook else "inferencex",
+            "fresh_server": not cookbook,
         },
         "workload",
     )

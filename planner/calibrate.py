@@ -27,7 +27,8 @@ HOST_PARAMETERS = (
     "prefill_base_s",
     "prefill_layer_s",
     "prefill_exposed_fraction",
-    "decode_base_s",
+    "prefill_draft_s",
+    "draft_launch_s",
     "decode_exposed_sequence_s",
     "draft_extend_s",
     "join_stall_s",
@@ -41,7 +42,9 @@ SHARED_PARAMETERS = (
     "collective_sync_s",
     "fp4_moe_ratio",
     "unfused_moe_ratio",
+    "unfused_moe_layer_s",
     "bucket_compile_s",
+    "first_use_s",
     "unfused_layer_s",
     "unfused_token_s",
     "accept_chat",
@@ -58,9 +61,9 @@ METRIC_SIGMA = {
     "mean_ttft_ms": 0.20,
 }
 """Relative error at which each metric weighs one."""
-ONE_OFF_S = 8.0
-"""Standstill that public runs show once whatever their load (first-hit compilation: 4 s in Google's runs, 7
-to 14 s in InferenceX's); it adds its share of the duration to the error of throughput and of means."""
+ONE_OFF_S = 5.0
+"""How much the standstill at first uses (`Calibration.first_use_s`) differs between public runs; it adds its
+share of the duration to the error of throughput and of means."""
 TRUST_SIGMA = {"A": 1.0, "B": 1.6, "C": 1.2, "D": 4.0, "X": np.inf}
 """Factor on that error by trust of the source."""
 PRIOR_WEIGHT = 0.3

@@ -39,6 +39,9 @@ class Workload(Noun):
     """Load generator: decides the pseudo-random lengths that it is known to draw."""
     prompts: Literal["random", "chat"] = "random"
     """`chat` wraps prompts in the chat template, which is what makes drafts acceptable."""
+    fresh_server: bool = False
+    """The run is the first of a server just started, so that first uses of kernels fall into it. Public
+    harnesses start a server per run; a deployment in service is warm."""
     shared_prefix_tokens: int = Field(default=0, ge=0)
     """Leading tokens of the first prompt that all requests of a group have in common (a system prompt)."""
     prefix_groups: int = Field(default=1, ge=1)

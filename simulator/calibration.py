@@ -27,6 +27,9 @@ class HostCosts(Noun):
     """CPU time to launch one layer eagerly; a step is never shorter than this times layers."""
     prefill_exposed_fraction: float = Field(default=0.2, ge=0, le=1)
     """Share of that launch time that the GPU does not hide even when it is the slower side."""
+    prefill_draft_s: float = Field(default=0.010, ge=0, le=0.2)
+    """CPU time of the draft extension after an eager prefill, its layer's launch not included: a forward pass
+    of its own with its batch, attention metadata and sampling."""
     decode_eager_layer_s: float = Field(default=0.0010, ge=0.0001, le=0.02)
     """CPU time to launch one decode layer without a CUDA graph."""
     step_gap_s: float = Field(default=0.0003, ge=0, le=0.01)
@@ -39,7 +42,7 @@ class HostCosts(Noun):
     """Time per running sequence of a rank that adds to the GPU's (metadata, sampling, batch edits)."""
     draft_extend_s: float = Field(default=0.003, ge=0, le=0.05)
     """Exposed launches of the eager draft-extend pass of one speculative step."""
-    draft_launch_s: float = Field(default=0.0, ge=0, le=0.02)
+    draft_launch_s: float = Field(default=0.001, ge=0, le=0.02)
     """CPU time to launch one draft pass of a speculative step; a slower GPU hides it."""
     frontend_request_s: float = Field(default=0.010, ge=0, le=1)
     """Frontend CPU time per request."""
@@ -106,13 +109,20 @@ class Calibration(Noun):
     """Power-law exponent of expert popularity; 0 is balanced."""
     fp4_moe_ratio: float = Field(default=0.80, ge=0.4, le=1)
     """Compute-bound MegaMoE time with FP4 over FP8 activations."""
-    unfused_moe_ratio: float = Field(default=1.55, ge=1, le=2.5)
-    """Unfused dispatch, GEMM and combine over MegaMoE (deepseek-ai/DeepGEMM#316 prints 1.5 to 1.96)."""
+    unfused_moe_ratio: float = Field(default=1.75, ge=1, le=3)
+    """Unfused dispatch, GEMM and combine over MegaMoE where FLOPs bound it (deepseek-ai/DeepGEMM#316 prints
+    1.5 to 1.96 for batches that weight reads bound in part)."""
+    unfused_moe_layer_s: float = Field(default=5e-5, ge=0, le=3e-4)
+    """Latency of separate dispatch and combine kernels per layer, whatever the batch."""
     mhc_unfused_ratio: float = Field(default=1.35, ge=1, le=2)
     """Hyper-connection time before fusion (sgl-project/sglang#24775 prints 1.24 to 1.45)."""
     bucket_compile_s: float = Field(default=1.3, ge=0, le=4)
     """Stall of a worker at the first prompt batch of a hyper-connection kernel variant that no start-up
     compiled (sgl-project/sglang#25810 reports 20 to 40 s over the 23 variants)."""
+    first_use_s: float = Field(default=8.0, ge=0, le=30)
+    """Standstill of each worker that prefills, once in the first run of a server just started: kernels are
+    compiled at their first use (4 s in Google's GB300 runs, 7 to 14 s in InferenceX's; a record of two such
+    runs names 12.3 s and 12.5 s)."""
     unfused_layer_s: float = Field(default=15e-6, ge=0, le=1e-4)
     """Extra time per layer and step before the compressor and norm kernels were fused."""
     unfused_token_s: float = Field(default=0.1e-6, ge=0, le=1e-6)

@@ -56,16 +56,27 @@ def kernel_variant(sms: int, tokens: int) -> int:
 
 @inner
 def compile_stall(classes: Any, c: int, groups: Any, ranks: Any, g: int) -> float:
-    """Seconds a worker stands still because a rank's prompt batch needs a kernel compiled first."""
-    if classes.f[c, COMPILE] == 0.0:
+    """Seconds a worker stands still because a prompt batch needs kernels compiled first.
+
+    Of the hyper-connection kernel it is known which batch needs which variant. Other first uses are one
+    standstill of a worker that was just started, when it is halfway through its prompts.
+    """
+    if classes.f[c, COMPILE] == 0.0 and classes.f[c, FIRST_USE] == 0.0:
         return 0.0
-    needed = 0
+    needed, total, stall = 0, 0, 0.0
     for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
         if ranks.i[r, C_TOKENS] > 0:
+            total += ranks.i[r, C_TOKENS]
             needed |= kernel_variant(classes.i[c, SMS], ranks.i[r, C_TOKENS])
+    before, due = groups.i[g, PROMPTED], classes.i[c, FIRST_USE_AT]
+    groups.i[g, PROMPTED] = before + total
+    if before < due <= before + total:
+        stall += classes.f[c, FIRST_USE]
     known = groups.i[g, COMPILED] | classes.i[c, COMPILED_AT_START]
     groups.i[g, COMPILED] = known | needed
-    return classes.f[c, COMPILE] if needed & ~known != 0 else 0.0
+    if needed & ~known != 0:
+        stall += classes.f[c, COMPILE]
+    return stall
 
 
 @inner

@@ -128,7 +128,13 @@ def _moe_seconds(scn: Scenario, tokens: Floats, prefill: bool) -> tuple[Floats, 
         fp4 = cal.fp4_moe_ratio if has_fp4 else None
         seconds, source = kernels.megamoe_s(per_gpu, group.moe_ep, cal.routing_alpha, prefill, fp4)
         if group.moe_backend == "deepep":
-            return seconds * cal.unfused_moe_ratio, "fitted"
+            compute = op_costs.moe_compute_share(
+                scn.model, scn.hardware, _group_tokens(scn, tokens), group.moe_ep
+            )
+            # What fusion hides, dispatch, combine and activations between GEMMs, grows with tokens as FLOPs
+            # do; weights are read once either way.
+            growth = 1 + (cal.unfused_moe_ratio - 1) * compute
+            return seconds * growth + cal.unfused_moe_layer_s, "fitted"
         return seconds, source if fp4 is None else "fitted"
     total = tokens * group.attention_dp
     fitted = cal.architecture(scn.hardware.sm).experts.get(group.moe_backend)
@@ -294,7 +300,7 @@ def prefill_step_s(scn: Scenario, gpu_s: Floats) -> Floats:
     """Wall time of an eager prefill step: never less than the host needs to launch it."""
     host = scn.host
     layers = scn.model.num_layers + (scn.model.num_mtp_layers if scn.group.mtp else 0)
-    launch = layers * host.prefill_layer_s
+    launch = layers * host.prefill_layer_s + (host.prefill_draft_s if scn.group.mtp else 0.0)
     if scn.group.prefill_graph and scn.stack.has("breakable_prefill_graph"):
         launch = launch / 4
     return np.maximum(gpu_s + host.prefill_exposed_fraction * launch, launch) + host.prefill_base_s

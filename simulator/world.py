@@ -72,6 +72,7 @@ def _class_rows(
         ls.OVERLAP: int(group.overlap_schedule),
         ls.SMS: setting.hardware.num_sms if setting.hardware else 1,
         ls.COMPILED_AT_START: _warm_variants(setting, group),
+        ls.FIRST_USE_AT: _half_of_a_workers_prompts(setting, group),
         ls.CHUNK_PAGE: PAGE_TOKENS if model else plain_page_tokens(group),
         ls.CRASHES: int(not setting.stack.has("swa_evict_per_request")),
     }.items():
@@ -80,6 +81,8 @@ def _class_rows(
     layers = depth + (model.num_mtp_layers if model and speculative else 0)
     # Of a pipeline the fullest stage sets the pace; each stage has a process that launches its own layers.
     launch = layers * host.prefill_layer_s * _stage_share(setting, group)
+    if model and speculative:
+        launch += host.prefill_draft_s
     if group.prefill_graph and setting.stack.has("breakable_prefill_graph"):
         launch /= 4
     floats = [0.0] * ls.NUM_CLASS_FLOATS
@@ -102,6 +105,9 @@ def _class_rows(
         ls.COMPILE: 0.0
         if setting.steps or setting.stack.has("mhc_prewarm")
         else setting.calibration.bucket_compile_s,
+        ls.FIRST_USE: setting.calibration.first_use_s
+        if setting.workload.fresh_server and setting.steps is None
+        else 0.0,
         ls.PREFILL_BASE: host.prefill_base_s * relief.prefill_time,
     }.items():
         floats[column] = float(quantity)
@@ -118,6 +124,12 @@ def _warm_variants(setting: Setting, group: EngineGroup) -> int:
         for tokens in {min(length, chunk), length % chunk}:
             found |= kernel_variant(setting.hardware.num_sms, tokens) if tokens else 0
     return found
+
+
+def _half_of_a_workers_prompts(setting: Setting, group: EngineGroup) -> int:
+    """Prompt tokens after which a worker has done half of its share of the run."""
+    workload = setting.workload
+    return max(1, int(workload.mean_isl * workload.measured_requests / group.num_workers / 2))
 
 
 def _stage_share(setting: Setting, group: EngineGroup) -> float:
