@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from planner.service_goal import Goal, Service, judge
@@ -64,13 +65,21 @@ def serve(stream: Stream, rate: float) -> Served | str:
     return Served(rate, judge(stream.goal, done), metrics_of(done), limit_of(done))
 
 
-def serve_with_loss(stream: Stream, rate: float, role: str, workers: int) -> Served | str:
-    """The same while the last `workers` of a role die and stay away; those served from then on count."""
+def serve_with_loss(stream: Stream, rate: float, lost: Iterable[tuple[str, int]]) -> Served | str:
+    """The same while the last workers of some roles die and stay away; those served from then on count.
+
+    Args:
+        stream: the deployment.
+        rate: requests per second.
+        lost: role and workers of it, fewer than it has.
+    """
     load = arriving(stream.setting.workload, rate, stream.e2e_s)
     at_s = LOSS_AT * load.measured_requests / rate
-    total = stream.setting.recipe.groups[role].num_workers
+    groups = stream.setting.recipe.groups
     gone = tuple(
-        Outage.model_validate({"role": role, "worker": total - 1 - i, "at_s": at_s}) for i in range(workers)
+        Outage.model_validate({"role": role, "worker": groups[role].num_workers - 1 - i, "at_s": at_s})
+        for role, workers in lost
+        for i in range(workers)
     )
     try:
         done = run(replace(stream.setting, workload=load, outages=gone))

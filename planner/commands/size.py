@@ -56,7 +56,7 @@ EXAMPLE = example(
     "--deployment-gpus", type=int, default=72, show_default=True, help="Most GPUs of one deployment."
 )
 @click.option(
-    "--spare", type=click.Choice(["none", "worker", "node"]), default="node", show_default=True,
+    "--spare", type=click.Choice(["none", "worker", "node", "rack"]), default="node", show_default=True,
     help="Loss that must break nothing.",
 )  # fmt: skip
 @click.option(
