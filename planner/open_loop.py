@@ -10,8 +10,9 @@ from search_spaces.errors import Infeasible
 from search_spaces.outage import Outage
 from search_spaces.traces import trace_rows
 from search_spaces.workload import Workload
-from simulator.run import run
-from simulator.simulate import limit_of, metrics_of
+from simulator.intervals import Interval
+from simulator.run import Run, run
+from simulator.simulate import intervals_of, limit_of, metrics_of
 from simulator.world import Setting
 
 SPAN_S = 60.0
@@ -27,8 +28,10 @@ class Served:
     """What a deployment did with a stream of requests."""
 
     rate: float
+    workload: Workload
     service: Service
     metrics: dict[str, float]
+    intervals: dict[str, Interval]
     limit: str
 
 
@@ -62,7 +65,7 @@ def serve(stream: Stream, rate: float) -> Served | str:
         done = run(replace(stream.setting, workload=load))
     except Infeasible as error:
         return str(error)
-    return Served(rate, judge(stream.goal, done), metrics_of(done), limit_of(done))
+    return _served(rate, done, judge(stream.goal, done))
 
 
 def serve_with_loss(stream: Stream, rate: float, lost: Iterable[tuple[str, int]]) -> Served | str:
@@ -85,7 +88,14 @@ def serve_with_loss(stream: Stream, rate: float, lost: Iterable[tuple[str, int]]
         done = run(replace(stream.setting, workload=load, outages=gone))
     except Infeasible as error:
         return str(error)
-    return Served(rate, judge(stream.goal, done, since_s=at_s), metrics_of(done), limit_of(done))
+    return _served(rate, done, judge(stream.goal, done, since_s=at_s))
+
+
+def _served(rate: float, done: Run, service: Service) -> Served:
+    metrics = metrics_of(done)
+    return Served(
+        rate, done.setting.workload, service, metrics, intervals_of(done.setting, metrics), limit_of(done)
+    )
 
 
 def smallest_fleet(

@@ -14,6 +14,8 @@ from search_spaces import catalog_loader
 from search_spaces.base import Noun
 from search_spaces.frames import as_frame
 from search_spaces.recipe import Recipe
+from search_spaces.workload import Workload
+from simulator.intervals import Interval
 
 LossKind = Literal["worker", "node", "rack"]
 
@@ -81,10 +83,14 @@ class Fleet(Noun):
     request_rate: float
     concurrency: float
     """Requests in flight over the fleet, on average."""
+    workload: Workload
+    """What one deployment was simulated with: its share of arrivals."""
     service: Service
-    """Of one deployment with its share of arrivals."""
+    """Of that deployment."""
     tokens_per_s_per_user: float
     """1000 over median TPOT in ms."""
+    intervals: dict[str, Interval]
+    """80 % intervals of that deployment's metrics; see `simulator.intervals`."""
     limit: str
     cost: TokenCost
     """All GPUs of the nodes are paid for, idle ones too."""
@@ -131,6 +137,8 @@ class SizeResult(Noun):
     scaled_gpu_hours_per_day: float | None = None
     """With the cheapest platform's fleet of each moment's level, changes taken as instant."""
     counts: dict[str, int] = Field(default_factory=dict)
+    command: str = ""
+    """Command line that gives it; empty from Python."""
 
     def frame(self) -> Any:
         """A pandas frame: one row per level and platform."""
