@@ -102,5 +102,11 @@ SAMPLES = {
 @cache
 def sample_page(name: str) -> str:
     """The page of one of the samples."""
-    found: Result = SAMPLES[name]()
-    return html_page(result_report(found.model_copy(update={"command": f"servecast {name}"}), 1))
+    return html_page(result_report(named(name), 1))
+
+
+def named(name: str) -> Result:
+    """A sample with a command, as the command line gives it one."""
+    found = SAMPLES[name]().model_copy(update={"command": f"servecast {name}"})
+    assert isinstance(found, Result)
+    return found

@@ -80,6 +80,7 @@ def test_scenarios_and_their_changes_are_those_of_the_json(open_sample):
     ]
     row = page.locator("table:has(caption:text-is('Scenarios')) tbody tr", has_text="workload.isl=1024")
     longer = next(one for one in found.scenarios if one.name == "workload.isl=1024")
+    assert longer.prediction is not None and longer.cost is not None
     interval = longer.prediction.intervals[TOTAL]
     for text in (
         f"{number(interval.low)} to {number(interval.high)}",
@@ -126,7 +127,8 @@ def test_cells_of_the_heat_map_are_scenarios(open_sample):
     page.locator("#heat button").nth(4).focus()
     said = page.locator(".readout").inner_text()
     assert found.scenarios[4].name in said
-    assert number(found.scenarios[4].prediction.metrics[TOTAL]) in said
+    chosen = found.scenarios[4].prediction
+    assert chosen is not None and number(chosen.metrics[TOTAL]) in said
     page.select_option("#w-metric", "median_ttft_ms")
     worst = max(range(6), key=lambda i: found.scenarios[i].differences["median_ttft_ms"])
     assert "worse" in page.locator("#heat button").nth(worst).get_attribute("class")

@@ -22,6 +22,7 @@ from simulator.simulate import predict
 from tests.planner_tests.capacity_samples import (
     MODEL,
     SAMPLES,
+    named,
     sample_compare,
     sample_grid,
     sample_page,
@@ -65,7 +66,7 @@ def test_a_page_holds_the_json_and_fetches_nothing(name):
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_a_result_read_from_its_json_gives_the_same_page(name, tmp_path):
-    found = SAMPLES[name]().model_copy(update={"command": f"servecast {name}"})
+    found = named(name)
     file, out = tmp_path / "found.json", tmp_path / "page.html"
     file.write_text(found.model_dump_json(indent=2))
     assert read_result(file) == found
@@ -114,11 +115,11 @@ def test_of_many_scenarios_those_that_move_most_are_shown_in_full():
 
 def test_relief_of_a_resource_comes_on_top_of_a_relief_that_is_there():
     found = {one.name: one for one in (sample_whatif().base, *sample_whatif().scenarios)}
-    faster = found["relief.decode_time=x0.5"].prediction
-    assert faster is not None and sample_whatif().base.prediction is not None
+    faster, base = found["relief.decode_time=x0.5"].prediction, found["base"].prediction
+    assert faster is not None and base is not None
     # Nothing waits for slots in either; a relief that replaced the other would lose half the throughput.
     assert faster.gains["request slots"] == 0.0
-    assert 0 < faster.gains["decode step time"] < sample_whatif().base.prediction.gains["decode step time"]
+    assert 0 < faster.gains["decode step time"] < base.gains["decode step time"]
 
 
 def test_a_fleet_is_what_simulate_predicts(tmp_path):
@@ -205,5 +206,4 @@ def test_pictures_of_a_sizing():
 
 
 def test_pages_are_the_same_twice():
-    found = sample_size().model_copy(update={"command": "servecast size"})
-    assert html_page(result_report(found, 1)) == sample_page("size")
+    assert html_page(result_report(named("size"), 1)) == sample_page("size")

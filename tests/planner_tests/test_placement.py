@@ -19,6 +19,7 @@ from search_spaces import catalog_loader
 from search_spaces.workload import Workload
 from tests.simulator_tests.worlds import aggregated, group, setting, split
 
+LOAD = Workload(isl=1024, osl=64)
 TWO_AND_ONE = {"prefill": [4, 4], "decode": [4]}
 
 
@@ -110,7 +111,7 @@ def served(rate, most):
     misses = {} if rate <= most + 1e-9 else {"ttft.p90": rate / most}
     service = Service(requests=1, attained_ms={}, goodput=1.0, is_stable=True, misses=misses,
                       mean_e2e_ms=1.0, mean_in_flight=1.0)  # fmt: skip
-    return Served(rate, service, {}, "")
+    return Served(rate, LOAD, service, {}, {}, "")
 
 
 def hard(monkeypatch, recipe, replicas, rate, most, spare="node"):
@@ -127,7 +128,7 @@ def hard(monkeypatch, recipe, replicas, rate, most, spare="node"):
     placed = place(recipe, hardware, replicas)
     values: dict[str, Any] = {"recipe": recipe, "replicas": replicas, "request_rate": rate}
     fleet = Fleet.model_construct(**values, nodes=len(placed.nodes))
-    stream = Stream(setting(recipe, Workload(isl=1024, osl=64)), parse_goal(["ttft.p90=1"]), 1.0)
+    stream = Stream(setting(recipe, LOAD), parse_goal(["ttft.p90=1"]), 1.0)
     return hardened(HardenTask(stream, fleet, spare, hardware))
 
 
