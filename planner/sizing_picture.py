@@ -31,7 +31,9 @@ def size_pictures(found: SizeResult) -> dict[str, bytes]:
     left.set(ylabel="GPUs", title="GPUs, pale with the spare")
     right.set(ylabel="$ per hour", title="Cost at assumed prices, pale with the spare")
     for axes in (left, right):
-        axes.set_xticks(range(len(found.levels)), [level.name for level in found.levels])
+        axes.set_xticks(
+            range(len(found.levels)), [level.name.replace(" of the", "\nof the") for level in found.levels]
+        )
         axes.grid(axis="y", alpha=0.3)
         axes.margins(y=0.12)
         axes.legend(fontsize=8)
@@ -63,5 +65,6 @@ def _bars(
     axes.bar(at, [full for _, full in heights], width, color=colour, alpha=0.3)
     axes.bar(at, [alone for alone, _ in heights], width, color=colour, label=label)
     for x, (alone, full) in zip(at, heights, strict=True):
-        text = f"{alone:,.0f}" if full == alone else f"{alone:,.0f} + {full - alone:,.0f}"
+        spare = round(full - alone)
+        text = f"{alone:,.0f} + {spare:,}" if spare else f"{alone:,.0f}"
         axes.annotate(text, (x, full), textcoords="offset points", xytext=(0, 3), ha="center", fontsize=8)

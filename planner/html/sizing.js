@@ -14,7 +14,7 @@ function sizingSection(data) {
     const fleets = chosen.fleets.filter((fleet) => wanted.has(fleet.hardware)).map((fleet) => priced(fleet, prices.read(fleet.hardware), everything));
     place.replaceChildren(...[
       levelsFigure(result.levels, names.filter((name) => wanted.has(name)), names),
-      fleets.length ? fleetTable(fleets) : el("p", { class: "note" }, "No platform that is chosen has a fleet at this level."),
+      fleets.length ? el("div", {}, fleetTable(fleets), costTable(fleets)) : el("p", { class: "note" }, "No platform that is chosen has a fleet at this level."),
       el("ul", {}, fleets.map(({ fleet }) => el("li", {}, `${fleet.hardware} reaches ${reachedText(fleet.service)} with ${whole(fleet.concurrency)} requests in flight`))),
       intervalsNote(fleets.map(({ fleet }) => fleet.intervals)),
       refusedList(chosen.refused),
@@ -66,7 +66,6 @@ function levelsFigure(levels, wanted, names) {
 
 function fleetTable(fleets) {
   const of = (name) => (row) => row.fleet[name];
-  const per = (share) => (row) => (row.hourly === null ? null : row.hourly * share(row.fleet));
   const interval = (row) => row.fleet.intervals.tokens_per_s_per_user;
   return dataTable("Fleets of the level", [
     { label: "platform", left: true, value: of("hardware") },
@@ -77,12 +76,22 @@ function fleetTable(fleets) {
     { label: "tok/s/user", value: of("tokens_per_s_per_user"), show: (row) => withInterval(row.fleet.tokens_per_s_per_user, interval(row)?.low, interval(row)?.high) },
     { label: "goodput", value: (row) => row.fleet.service.goodput, show: (row) => percent(row.fleet.service.goodput) },
     { label: "headroom", value: of("headroom"), show: (row) => percent(row.fleet.headroom) },
+    { label: "limit", left: true, wrap: true, value: of("limit") },
+  ], fleets, { cards: true, sort: true });
+}
+
+/** Costs follow the price per GPU-hour of all nodes, at the traffic of the level. */
+function costTable(fleets) {
+  const of = (name) => (row) => row.fleet[name];
+  const per = (share) => (row) => (row.hourly === null ? null : row.hourly * share(row.fleet));
+  return dataTable("What they cost", [
+    { label: "platform", left: true, value: of("hardware") },
     { label: "$/h", value: (row) => row.hourly },
+    { label: "$/h with spare", value: per((fleet) => (fleet.nodes + fleet.spare_nodes) / fleet.nodes) },
     { label: "$/M in+out", value: per((fleet) => fleet.cost.per_million_tokens / fleet.cost.dollars_per_hour) },
     { label: "$/M out", value: per((fleet) => fleet.cost.per_million_output_tokens / fleet.cost.dollars_per_hour) },
     { label: "$/user-hour", value: per((fleet) => fleet.cost_per_user_hour / fleet.cost.dollars_per_hour) },
     { label: "kW", value: of("power_kw") },
-    { label: "limit", left: true, wrap: true, value: of("limit") },
   ], fleets, { cards: true, sort: true });
 }
 

@@ -121,7 +121,7 @@ function scenarioTable(base, shown) {
   const change = (name) => ({ label: "change", value: (one) => one.differences[name] ?? null, show: (one) => (one === base ? DASH : percent(one.differences[name], true)) });
   const seconds = (ms) => number(ms / 1000);
   return dataTable("Scenarios", [
-    { label: "scenario", left: true, wrap: true, value: (one) => one.name },
+    { label: "scenario", left: true, long: true, value: (one) => one.name },
     { label: "GPUs", value: (one) => one.num_gpus, show: (one) => whole(one.num_gpus) },
     { label: "tok/s/GPU", value: (one) => metricOf(one, "total_tokens_per_s_per_gpu"), show: metrics("total_tokens_per_s_per_gpu") },
     change("total_tokens_per_s_per_gpu"),
@@ -148,7 +148,7 @@ function limitsTable(found) {
   const resources = Object.keys(asked[0].prediction.gains);
   const best = (one) => Math.max(...Object.values(one.prediction.gains));
   return el("div", {}, el("h3", {}, "What limits each scenario"), dataTable("tok/s/GPU gained by a tenth more of each resource (noise of one run: 2 %)", [
-    { label: "scenario", left: true, wrap: true, value: (one) => one.name },
+    { label: "scenario", left: true, long: true, value: (one) => one.name },
     ...resources.map((name) => ({ label: name, value: (one) => one.prediction.gains[name], show: (one) => {
       const gain = one.prediction.gains[name];
       return gain === best(one) && gain > 0.01 ? el("strong", {}, percent(gain, true)) : percent(gain, true);

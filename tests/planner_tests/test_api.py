@@ -100,10 +100,13 @@ def test_frames_without_pandas_say_what_to_install(monkeypatch):
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
-def test_examples_run(script, capsys):
+def test_examples_run(script, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path)])
     runpy.run_path(str(script), run_name="__main__")
     printed = capsys.readouterr().out
     assert "$/M tokens" in printed and "cannot run" not in printed
+    wrote = printed.partition("wrote ")[2]
+    assert not wrote or (tmp_path / "whatif.html").read_text().startswith("<!doctype html>")
 
 
 def test_there_are_examples():
