@@ -20,8 +20,9 @@ def main() -> None:
         for fleet in level.fleets:
             print(
                 f"{level.name}, {level.request_rate:g} requests/s on {fleet.hardware}: "
-                f"{fleet.replicas} x {fleet.topology}, {fleet.num_gpus} GPUs "
-                f"({fleet.num_gpus_with_spare} with a spare), {fleet.cost.per_million_tokens:.3f} $/M tokens"
+                f"{fleet.replicas} x {fleet.topology}, {fleet.num_gpus} GPUs on "
+                f"{fleet.nodes} nodes ({fleet.num_gpus_with_spare} with the spare), "
+                f"{fleet.cost.per_million_tokens:.3f} $/M tokens"
             )
 
 

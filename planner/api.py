@@ -18,9 +18,11 @@ from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
+from planner.capacity_report import Result, result_report
 from planner.comparing import CompareRequest, Comparison
 from planner.comparing import compare as _compare
 from planner.field_changes import parse_changes
+from planner.file_writer import write_file
 from planner.plan import plan as _plan
 from planner.plan_types import PlanRequest, PlanResult
 from planner.recipe_source import LoadOptions
@@ -32,7 +34,7 @@ from planner.whatif import WhatIf, default_drivers
 from planner.whatif import whatif as _whatif
 from simulator.simulate import Prediction, predict
 
-__all__ = ["compare", "plan", "simulate", "size", "whatif"]
+__all__ = ["compare", "plan", "report", "simulate", "size", "whatif"]
 
 
 def simulate(recipe: str, *, explain: bool = False, **options: Any) -> Prediction:
@@ -129,6 +131,19 @@ def compare(
     """
     data = {"model": model, "hardware": tuple(hardware), "prices": dict(prices or {}), **fields}
     return _compare(CompareRequest.parse(data, "compare"), workers)
+
+
+def report(result: Result, file: Path | str, *, workers: int | None = 1) -> None:
+    """Write the page of a what-if, a sizing, a comparison or a day.
+
+    Args:
+        result: as `whatif`, `size` and `compare` give it.
+        file: the page, written in place of one that is there.
+        workers: processes; None takes all cores.
+    """
+    from planner.html_report import html_page
+
+    write_file(html_page(result_report(result, workers)), Path(file), "file")
 
 
 SETTING_OPTIONS = frozenset(

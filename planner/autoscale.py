@@ -63,10 +63,10 @@ def autoscale(request: AutoscaleRequest, workers: int | None = None) -> Autoscal
     return AutoscaleResult(request=request, curves=curves, days=days)
 
 
-def _curves(request: AutoscaleRequest, workers: int | None) -> list[CapacityCurve]:
-    """One per row, in the table's order."""
+def table_bench(request: AutoscaleRequest) -> Bench:
+    """What is fixed while the table's recipes are simulated."""
     table = request.table
-    bench = Bench(
+    return Bench(
         catalog_loader.model(table.model),
         catalog_loader.hardware(table.hardware),
         catalog_loader.stack(table.stack),
@@ -74,6 +74,11 @@ def _curves(request: AutoscaleRequest, workers: int | None) -> list[CapacityCurv
         Workload(isl=table.isl, osl=table.osl, random_range_ratio=table.random_range_ratio),
         request.seed,
     )
+
+
+def _curves(request: AutoscaleRequest, workers: int | None) -> list[CapacityCurve]:
+    """One per row, in the table's order."""
+    table, bench = request.table, table_bench(request)
     tasks = [(bench, row.recipe, row.max_concurrency, request.goal) for row in table.rows]
     return map_all(capacity_curve, tasks, workers)
 

@@ -68,6 +68,8 @@ class AutoscaleResult(Noun):
     request: AutoscaleRequest
     curves: list[CapacityCurve]
     days: list[PolicyDay]
+    command: str = ""
+    """Command line that gives it; empty from Python."""
 
     def frame(self) -> Any:
         """A pandas frame: one row per policy and step of the day."""

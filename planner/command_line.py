@@ -40,5 +40,8 @@ def _words(param: click.Parameter, value: Any) -> list[str]:
         return [str(value)]
     if isinstance(value, bool):
         return [param.opts[0]] if value else param.secondary_opts[:1]
-    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return [max(param.opts, key=len), text]
+    name = max(param.opts, key=len)
+    if isinstance(value, tuple) and param.callback is None:
+        return [word for text in value for word in (name, str(text))]
+    # Those with a callback take several values in one text.
+    return [name, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]

@@ -22,6 +22,7 @@ from search_spaces.space import load_spaces
 from search_spaces.workload import Slo, Workload
 from simulator.calibration import load_calibration
 from simulator.fluid import estimate
+from simulator.intervals import Interval, intervals
 
 DEFAULT_LOADS = (4, 32, 256, 2048)
 
@@ -61,6 +62,8 @@ class ComparedPoint(Noun):
     per_million_tokens: float
     """US dollars."""
     limit: str
+    intervals: dict[str, Interval]
+    """80 % intervals by metric; see `simulator.intervals`."""
 
 
 class PlatformFront(Noun):
@@ -83,12 +86,14 @@ class Comparison(Noun):
     fronts: list[PlatformFront]
     refused: dict[str, str]
     """Platform to why it has no front."""
+    command: str = ""
+    """Command line that gives it; empty from Python."""
 
     def frame(self) -> Any:
         """A pandas frame: one row per front member."""
         return as_frame(
             [
-                {"hardware": front.hardware, **point.model_dump(exclude={"recipe"})}
+                {"hardware": front.hardware, **point.model_dump(exclude={"recipe", "intervals"})}
                 for front in self.fronts
                 for point in front.points
             ]
@@ -117,7 +122,7 @@ def compare(request: CompareRequest, workers: int | None = None) -> Comparison:
         BadInput: unknown names.
         Infeasible: no platform runs the model.
     """
-    benches = {catalog_loader.hardware(name).name: _bench(request, name) for name in request.hardware}
+    benches = {catalog_loader.hardware(name).name: compare_bench(request, name) for name in request.hardware}
     with Crew(workers) as crew:
         tasks = [_Task(b, request, c) for b in benches.values() for c in request.concurrencies]
         guesses: dict[str, list[_Guess]] = {name: [] for name in benches}
@@ -141,7 +146,8 @@ def compare(request: CompareRequest, workers: int | None = None) -> Comparison:
     return Comparison(request=request, fronts=fronts, refused=refused)
 
 
-def _bench(request: CompareRequest, name: str) -> Bench:
+def compare_bench(request: CompareRequest, name: str) -> Bench:
+    """What is fixed on one platform, at the caller's price; raises `BadInput` for unknown names."""
     hardware = catalog_loader.hardware(name)
     price = request.prices.get(hardware.name, hardware.price_per_gpu_hour)
     return Bench(
@@ -200,6 +206,7 @@ def _point(bench: Bench, guess: _Guess, outcome: Outcome) -> ComparedPoint:
         median_ttft_ms=outcome.metrics["median_ttft_ms"],
         per_million_tokens=cost.per_million_tokens,
         limit=outcome.limit,
+        intervals=intervals(outcome.metrics, recipe, guess.concurrency, bench.stack, bench.calibration),
     )
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from planner.comparing import Comparison
-from planner.report import new_figure, picture_files
+from planner.report import PLATFORM_COLOURS, new_figure, picture_files
 from planner.text_table import number, table
 from search_spaces.units import seconds_from_ms
 
 LEVELS = (20.0, 40.0, 60.0, 100.0, 150.0)
 """tok/s/user at which costs are put beside each other."""
-COLOURS = ("#1d4ed8", "#b91c1c", "#047857", "#d97706", "#7c3aed", "#0e7490", "#525252")
 HEADER = (
     "platform", "recipe", "GPUs", "concurrency", "tok/s/GPU", "tok/s/user", "TTFT s", "$/M tok", "limit",
 )  # fmt: skip
@@ -57,7 +56,7 @@ def compare_pictures(found: Comparison) -> dict[str, bytes]:
     figure = new_figure(5.5)
     figure.set_figwidth(14)
     left, right = figure.subplots(1, 2)
-    for front, colour in zip(found.fronts, COLOURS * len(found.fronts), strict=False):
+    for front, colour in zip(found.fronts, PLATFORM_COLOURS * len(found.fronts), strict=False):
         users = [p.tokens_per_s_per_user for p in front.points]
         style = {"marker": "o", "color": colour, "label": front.hardware}
         left.plot(users, [p.total_tokens_per_s_per_gpu for p in front.points], **style)

@@ -14,17 +14,27 @@ import json
 from importlib.resources import files
 from typing import Any
 
+from planner.autoscale_text import autoscale_text
+from planner.comparing_text import compare_text
 from planner.explanation_text import POOL_NAMES
 from planner.plan_text import plan_text
 from planner.report_data import ReportData
+from planner.sizing_text import size_text
+from planner.whatif_text import whatif_text
 
 SCRIPTS = (
-    "format.js", "elements.js", "front.js", "front_chart.js", "dispatch.js", "bars.js", "recipes.js",
-    "assumptions.js", "main.js",
+    "format.js", "elements.js", "fields.js", "front.js", "front_chart.js", "dispatch.js", "bars.js",
+    "recipes.js", "assumptions.js", "lines_chart.js", "whatif.js", "heat_map.js", "sizing.js", "comparing.js",
+    "day.js", "main.js",
 )  # fmt: skip
 """In the order in which they are joined; each defines functions that later ones use."""
-NOT_SHOWN = {"cases": {"__all__": {"prediction": {"wall_s"}}}}
-"""How long simulating took: the only part that differs between runs."""
+UNTOLD = {"prediction": {"wall_s", "roles", "breakdown", "stages_ms", "spread"}}
+"""Parts of a scenario's prediction that the page shows of its case."""
+NOT_SHOWN: dict[str, Any] = {
+    "cases": {"__all__": {"prediction": {"wall_s"}}},
+    "whatif": {"setting": True, "base": UNTOLD, "scenarios": {"__all__": UNTOLD}},
+}
+"""How long simulating took, which is all that differs between runs, and what is there twice."""
 
 
 def html_page(data: ReportData) -> str:
@@ -39,7 +49,7 @@ def html_page(data: ReportData) -> str:
         "POLICY": policy,
         "TITLE": html.escape(title(data)),
         "STYLE": style,
-        "PLAIN": html.escape(plan_text(data.plan) if data.plan else data.command),
+        "PLAIN": html.escape(plain_text(data)),
         "DATA": json_in_html({**data.model_dump(mode="json", exclude=NOT_SHOWN), "pool_names": POOL_NAMES}),
         "SCRIPT": script,
     }
@@ -58,8 +68,30 @@ def title(data: ReportData) -> str:
     if data.plan is not None:
         table = data.plan.table
         return f"{table.model} on {table.hardware}: serving plan"
+    if data.whatif is not None:
+        return f"{data.whatif.recipe}: what if"
+    if data.size is not None:
+        return f"{data.size.request.model}: fleets for given traffic"
+    if data.compare is not None:
+        return f"{data.compare.request.model}: platforms side by side"
+    if data.autoscale is not None:
+        day = data.autoscale.request
+        return f"{day.table.model} on {day.table.hardware}: a day of traffic"
     case = data.cases[0].prediction
     return f"{case.recipe} at concurrency {case.concurrency}: predicted serving"
+
+
+def plain_text(data: ReportData) -> str:
+    """The result as the command prints it, for readers without scripts."""
+    if data.plan is not None:
+        return plan_text(data.plan)
+    if data.whatif is not None:
+        return whatif_text(data.whatif)
+    if data.size is not None:
+        return size_text(data.size)
+    if data.compare is not None:
+        return compare_text(data.compare)
+    return autoscale_text(data.autoscale) if data.autoscale is not None else data.command
 
 
 def json_in_html(value: Any) -> str:

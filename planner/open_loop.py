@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from planner.service_goal import Goal, Service, judge
@@ -9,8 +10,9 @@ from search_spaces.errors import Infeasible
 from search_spaces.outage import Outage
 from search_spaces.traces import trace_rows
 from search_spaces.workload import Workload
-from simulator.run import run
-from simulator.simulate import limit_of, metrics_of
+from simulator.intervals import Interval
+from simulator.run import Run, run
+from simulator.simulate import intervals_of, limit_of, metrics_of
 from simulator.world import Setting
 
 SPAN_S = 60.0
@@ -26,8 +28,10 @@ class Served:
     """What a deployment did with a stream of requests."""
 
     rate: float
+    workload: Workload
     service: Service
     metrics: dict[str, float]
+    intervals: dict[str, Interval]
     limit: str
 
 
@@ -61,22 +65,37 @@ def serve(stream: Stream, rate: float) -> Served | str:
         done = run(replace(stream.setting, workload=load))
     except Infeasible as error:
         return str(error)
-    return Served(rate, judge(stream.goal, done), metrics_of(done), limit_of(done))
+    return _served(rate, done, judge(stream.goal, done))
 
 
-def serve_with_loss(stream: Stream, rate: float, role: str, workers: int) -> Served | str:
-    """The same while the last `workers` of a role die and stay away; those served from then on count."""
+def serve_with_loss(stream: Stream, rate: float, lost: Iterable[tuple[str, int]]) -> Served | str:
+    """The same while the last workers of some roles die and stay away; those served from then on count.
+
+    Args:
+        stream: the deployment.
+        rate: requests per second.
+        lost: role and workers of it, fewer than it has.
+    """
     load = arriving(stream.setting.workload, rate, stream.e2e_s)
     at_s = LOSS_AT * load.measured_requests / rate
-    total = stream.setting.recipe.groups[role].num_workers
+    groups = stream.setting.recipe.groups
     gone = tuple(
-        Outage.model_validate({"role": role, "worker": total - 1 - i, "at_s": at_s}) for i in range(workers)
+        Outage.model_validate({"role": role, "worker": groups[role].num_workers - 1 - i, "at_s": at_s})
+        for role, workers in lost
+        for i in range(workers)
     )
     try:
         done = run(replace(stream.setting, workload=load, outages=gone))
     except Infeasible as error:
         return str(error)
-    return Served(rate, judge(stream.goal, done, since_s=at_s), metrics_of(done), limit_of(done))
+    return _served(rate, done, judge(stream.goal, done, since_s=at_s))
+
+
+def _served(rate: float, done: Run, service: Service) -> Served:
+    metrics = metrics_of(done)
+    return Served(
+        rate, done.setting.workload, service, metrics, intervals_of(done.setting, metrics), limit_of(done)
+    )
 
 
 def smallest_fleet(

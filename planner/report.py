@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 COLOURS = {"search": "#9aa5b1", "public": "#d97706", "front": "#1d4ed8", "table": "#b91c1c"}
 
 
+PLATFORM_COLOURS = ("#1d4ed8", "#b91c1c", "#047857", "#d97706", "#7c3aed", "#0e7490", "#525252")
+"""In the order in which platforms are named."""
+
+
 def pareto_front(points: list[EvaluatedPoint]) -> list[EvaluatedPoint]:
     """Usable points that no other beats in both tok/s/GPU and tok/s/user, by rising interactivity."""
     found: list[EvaluatedPoint] = []

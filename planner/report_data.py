@@ -7,10 +7,14 @@ from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
 from typing import Any, Literal, get_args
 
+from planner.autoscale_types import AutoscaleResult
+from planner.comparing import Comparison
 from planner.evaluate import setting_for, start_worker
 from planner.explanation import Explanation, explain
 from planner.plan import bench_of
 from planner.plan_types import PlanResult
+from planner.sizing_types import SizeResult
+from planner.whatif import WhatIf
 from search_spaces.base import Noun
 from search_spaces.errors import MissingData
 from search_spaces.hardware import Hardware
@@ -27,6 +31,8 @@ from simulator.world import Setting
 class ReportCase(Noun):
     """One recipe at one load: what it means before any request, and what its simulation gave."""
 
+    label: str = ""
+    """What it is here, such as a scenario's name; empty for a row of a table and for a lone prediction."""
     topology: str
     digest: str
     """Of the recipe."""
@@ -69,15 +75,22 @@ class Assumptions(Noun):
 class ReportData(Noun):
     """Everything on a report page; the page holds it as JSON and shows nothing else."""
 
-    kind: Literal["plan", "simulate"]
+    kind: Literal["plan", "simulate", "whatif", "size", "compare", "autoscale"]
     command: str
     """Command line that gives the same figures."""
     version: str
     """Release of this package."""
-    plan: PlanResult | None
+    plan: PlanResult | None = None
+    whatif: WhatIf | None = None
+    size: SizeResult | None = None
+    compare: Comparison | None = None
+    autoscale: AutoscaleResult | None = None
     cases: tuple[ReportCase, ...]
-    """One per row of the dispatch table, at the largest load it was planned for; or the one prediction."""
+    """One per row of the dispatch table, at the largest load it was planned for; the one prediction; base and
+    scenarios; fleets; or ends and middles of fronts."""
     assumptions: Assumptions
+    other_platforms: tuple[Assumptions, ...] = ()
+    """What the results on further platforms rest on; model, stack and calibration are the same."""
 
 
 def assumptions_of(
@@ -110,11 +123,12 @@ def _kernel_tables(profile: str) -> KernelTables:
     return KernelTables(profile=profile, meta=found.meta, rows=rows, borrowed_from=others)
 
 
-def case_of(setting: Setting, prediction: Prediction) -> ReportCase:
+def case_of(setting: Setting, prediction: Prediction, label: str = "") -> ReportCase:
     """A simulated recipe with what follows from it before any request; raises as `known` does."""
     recipe, load = setting.recipe, setting.workload
     model, hardware = known(setting)
     return ReportCase(
+        label=label,
         topology=recipe.topology,
         digest=recipe.digest,
         source=recipe.source,
@@ -190,10 +204,11 @@ def plan_report(
 def _predictions(settings: Sequence[Setting], workers: int) -> Iterator[Prediction]:
     pool = ProcessPoolExecutor(workers, initializer=start_worker)
     try:
-        yield from pool.map(_explained, settings)
+        yield from pool.map(explained, settings)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _explained(setting: Setting) -> Prediction:
+def explained(setting: Setting) -> Prediction:
+    """Its prediction with what relieving each resource gives, and step times by component."""
     return predict(setting, explain=True)

@@ -9,7 +9,8 @@ from planner.demand import Demand
 from planner.evaluate import Bench
 from planner.open_loop import Stream
 from planner.parallel import Crew
-from planner.sizing_fleet import Fit, FitTask, HardenTask, fit, fleet_of, hardened, miss_text
+from planner.sizing_fleet import Fit, FitTask, fit, fleet_of, miss_text
+from planner.sizing_losses import HardenTask, hardened
 from planner.sizing_screen import Screened, bench_for, duration_s, pools_of, setting_at
 from planner.sizing_types import Fleet, Level, SizeRequest, SizeResult
 from search_spaces import catalog_loader
@@ -82,16 +83,13 @@ def _level(
         if found.replicas is not None
     ]
     spare = request.spare if factor >= 1 else "none"
-    harden = [
-        HardenTask(task.stream, fleet, spare, benches[fleet.hardware].hardware.gpus_per_node)
-        for task, fleet in good
-    ]
+    harden = [HardenTask(task.stream, fleet, spare, benches[fleet.hardware].hardware) for task, fleet in good]
     able = list(crew.map(hardened, harden))
     fleets, refused = list[Fleet](), dict[str, str]()
     for platform in benches:
         mine = [fleet for fleet in able if fleet.hardware == platform]
         if mine:
-            fleets.append(min(mine, key=lambda fleet: (fleet.num_gpus_with_spare, fleet.num_gpus)))
+            fleets.append(min(mine, key=_size_with_spare))
         else:
             tried = [(task, found) for task, found in results if task.recipe.hardware == platform]
             refused[platform] = _refusal(request, tried)
@@ -101,10 +99,15 @@ def _level(
             + "; ".join(f"{platform}: {text}" for platform, text in refused.items()),
             rule="slo",
         )
-    fleets.sort(key=lambda fleet: fleet.num_gpus_with_spare * fleet.cost.dollars_per_hour / fleet.num_gpus)
+    fleets.sort(key=lambda fleet: fleet.dollars_per_hour_with_spare)
     guess = factor * request.demand.rate(duration_s(request.goal, request.demand))
     rate = fleets[0].request_rate if fleets else guess
     return Level(name=name, request_rate=rate, fleets=fleets, refused=refused)
+
+
+def _size_with_spare(fleet: Fleet) -> tuple[int, int, int]:
+    """Nodes, then GPUs in use, with the spare and without."""
+    return fleet.nodes + fleet.spare_nodes, fleet.num_gpus_with_spare, fleet.num_gpus
 
 
 def _stream(request: SizeRequest, bench: Bench, found: Screened) -> Stream:

@@ -76,6 +76,10 @@ def _reached(fleet: Fleet) -> str:
     return f"{', '.join(reached)} with {fleet.concurrency:.0f} requests in flight"
 
 
+def _nodes(count: int) -> str:
+    return f"{count} node{'' if count == 1 else 's'}"
+
+
 def _losses(fleet: Fleet) -> list[str]:
     if not fleet.losses:
         return []
@@ -85,11 +89,12 @@ def _losses(fleet: Fleet) -> list[str]:
             if service is not None:
                 reached = [f"{n} {number(v)} ms" for n, v in service.attained_ms.items()]
                 kept = "kept" if service.is_kept else f"broken: {service.worst}"
-                cells = (loss.kind, f"{loss.workers} {loss.role}", way, kept, percent(service.goodput))
+                cells = (loss.kind, loss.label, way, kept, percent(service.goodput))
                 rows.append((*cells, ", ".join(reached)))
         if loss.in_place is None and loss.shared is None:
-            rows.append((loss.kind, f"{loss.workers} {loss.role}", "nothing is left", "broken", "-", "-"))
+            rows.append((loss.kind, loss.label, "nothing is left", "broken", "-", "-"))
     extra = fleet.spare_replicas * fleet.recipe.num_gpus
-    spare = f"N+1 needs {extra} GPUs more" if extra else "the fleet is N+1 as it is"
+    spare = f"N+{fleet.spare_replicas} needs {extra} GPUs on {_nodes(fleet.spare_nodes)} more"
+    spare = spare if extra else "the fleet loses any of these as it is"
     header = ("loss of a", "that is", "arrivals", "goal", "goodput", "reached")
     return [f"{fleet.hardware}: {spare}\n{table(rows, header)}"]

@@ -9,6 +9,7 @@ from typing import Any
 from planner.costs import TokenCost, token_cost
 from planner.field_changes import Change, changed
 from planner.parallel import map_all
+from planner.setting_record import SettingRecord
 from planner.setting_source import hardware_of, model_of
 from search_spaces import laws
 from search_spaces.base import Noun
@@ -77,6 +78,10 @@ class WhatIf(Noun):
     """Fields with several values, in the order they were given."""
     is_grid: bool
     """Whether the scenarios are all combinations of the axes, the last axis fastest."""
+    setting: SettingRecord
+    """Of the base."""
+    command: str = ""
+    """Command line that gives it; empty from Python."""
 
     def frame(self) -> Any:
         """A pandas frame: the base and each scenario with its metrics, costs and differences."""
@@ -150,6 +155,7 @@ def whatif(
         scenarios=scenarios,
         axes=[Axis(field=v[0].name, values=tuple(change.text for change in v)) for v in fields if len(v) > 1],
         is_grid=is_grid,
+        setting=SettingRecord.of(setting),
     )
 
 

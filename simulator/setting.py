@@ -58,14 +58,15 @@ class Setting:
         assert self.hardware is not None
         return self.calibration.host(self.hardware.host_cpu)
 
-    def keeps_tail_only(self, group: EngineGroup) -> bool:
-        """Whether a request in the radix cache holds its prompt's last window, rather than its last chunk."""
-        return group.swa_tail_lock or self.stack.has("swa_evict_per_request")
-
     def scenario(self, group: EngineGroup) -> Scenario:
         """Cost scenario of one role."""
         assert self.model is not None and self.hardware is not None
         return Scenario(self.model, self.hardware, group, self.stack, self.calibration)
+
+
+def keeps_tail_only(stack: StackVersion, group: EngineGroup) -> bool:
+    """Whether a request in the radix cache holds its prompt's last window, rather than its last chunk."""
+    return group.swa_tail_lock or stack.has("swa_evict_per_request")
 
 
 def setting_for(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from pydantic import Field
 from search_spaces.base import Noun
 from search_spaces.frames import as_frame
 from search_spaces.step_profile import StepProfile
-from search_spaces.units import MS_PER_S
+from search_spaces.units import MS_PER_S, seconds_from_ms
 from simulator import loop_state as ls
 from simulator.ceiling import ceiling
 from simulator.intervals import Interval, Spread, intervals
@@ -231,6 +231,23 @@ def budgets(done: Run) -> dict[str, MemoryBudget]:
     return dict(zip(done.roles, done.budgets, strict=True))
 
 
+def _both(one: Relief, other: Relief) -> Relief:
+    """The factors of one on top of those of the other."""
+    return Relief(**{f.name: getattr(one, f.name) * getattr(other, f.name) for f in fields(Relief)})
+
+
+def intervals_of(setting: Setting, metrics: dict[str, float]) -> dict[str, Interval]:
+    """80 % intervals of a run's metrics, by the requests in flight.
+
+    Of arrivals at a rate the concurrency is a cap; those in flight follow from Little's law.
+    """
+    load = setting.workload.concurrency
+    if setting.workload.request_rate is not None or setting.workload.trace is not None:
+        in_flight = metrics["requests_per_s"] * seconds_from_ms(metrics["mean_e2e_ms"])
+        load = min(load, max(1, round(in_flight)))
+    return intervals(metrics, setting.recipe, load, setting.stack, setting.calibration)
+
+
 def predict(
     setting: Setting, explain: bool = False, on_progress: Callable[[float], None] | None = None
 ) -> Prediction:
@@ -253,7 +270,7 @@ def predict(
     if explain:
         base = metrics["total_tokens_per_s_per_gpu"]
         for name, relief in RELIEF.items():
-            other = metrics_of(run(replace(setting, relief=relief)))
+            other = metrics_of(run(replace(setting, relief=_both(setting.relief, relief))))
             gains[name] = other["total_tokens_per_s_per_gpu"] / base - 1
         best = max(gains, key=lambda name: gains[name])
         limit = best if gains[best] > 0.01 else limit
@@ -266,9 +283,7 @@ def predict(
         concurrency=setting.workload.concurrency,
         num_gpus=setting.recipe.num_gpus,
         metrics=metrics,
-        intervals=intervals(
-            metrics, setting.recipe, setting.workload.concurrency, setting.stack, setting.calibration
-        ),
+        intervals=intervals_of(setting, metrics),
         limit=limit,
         stages_ms=stages,
         roles=roles,

@@ -9,8 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from search_spaces.hardware import Hardware
+from search_spaces.model import ModelSpec
 from search_spaces.recipe import EngineGroup
+from search_spaces.stack import StackVersion
 from simulator import loop_state as ls
+from simulator.calibration import HostCosts
 from simulator.cost_tables import RoleTables, decode_tables, padded_batch, prefill_tables
 from simulator.loop_costs import kernel_variant
 from simulator.measured_tables import check_steps, measured_role, plain_page_tokens
@@ -20,6 +24,7 @@ from simulator.request_table import request_table
 from simulator.rng import loop_seed
 from simulator.setting import Relief as Relief
 from simulator.setting import Setting as Setting
+from simulator.setting import keeps_tail_only
 from simulator.step_cost import Scenario
 from simulator.traffic import Traffic, traffic
 
@@ -40,10 +45,55 @@ def _relieved(budget: MemoryBudget, group: EngineGroup, relief: Relief) -> tuple
     )
 
 
+@dataclass(frozen=True)
+class _Site:
+    """What the constants of a role depend on besides its group and memory."""
+
+    model: ModelSpec | None
+    hardware: Hardware | None
+    stack: StackVersion
+    host: HostCosts
+    compile_s: float
+    """Of one kernel variant."""
+    first_use_s: float
+    """Standstill of a worker halfway through its prompts; zero in a server that is warm."""
+    half_the_prompts: int
+    """Half of the run's prompt tokens; zero in a server that is warm, where nothing asks for them."""
+    relief: Relief
+    lengths: tuple[int, int]
+    """Shortest and longest prompt drawn."""
+    shares_prefixes: bool
+
+    @classmethod
+    def of(cls, setting: Setting) -> _Site:
+        load, steps = setting.workload, setting.steps
+        fresh = load.fresh_server and steps is None
+        return cls(
+            setting.model,
+            setting.hardware,
+            setting.stack,
+            setting.host,
+            0.0 if steps or setting.stack.has("mhc_prewarm") else setting.calibration.bucket_compile_s,
+            setting.calibration.first_use_s if fresh else 0.0,
+            int(load.mean_isl * load.measured_requests / 2) if fresh else 0,
+            setting.relief,
+            (max(1, int(load.isl * load.random_range_ratio)), load.isl),
+            load.shares_prefixes,
+        )
+
+
+@lru_cache(maxsize=8192)
+def _known_rows(scn: Scenario, role: str, site: _Site) -> tuple[list[int], list[float]]:
+    """Rows of a role by the kernel model. Recipes share roles, so each is worked out once."""
+    return _class_rows(
+        site, role, scn.group, _role_class(scn, role).budget, _stage_share(scn.model, scn.group)
+    )
+
+
 def _class_rows(
-    setting: Setting, role: str, group: EngineGroup, budget: MemoryBudget
+    site: _Site, role: str, group: EngineGroup, budget: MemoryBudget, stage_share: float
 ) -> tuple[list[int], list[float]]:
-    host, relief, model = setting.host, setting.relief, setting.model
+    host, relief, model = site.host, site.relief, site.model
     full, swa, running, slots = _relieved(budget, group, relief)
     speculative = group.mtp is not None
     ints = [0] * ls.NUM_CLASS_INTS
@@ -63,27 +113,27 @@ def _class_rows(
         ls.WORKERS: group.num_workers,
         ls.SPEC: int(speculative),
         ls.CLIP: group.clip_max_new_tokens,
-        ls.SWA_INTERVAL: 0 if setting.stack.has("swa_evict_per_request") else EVICTION_INTERVAL,
+        ls.SWA_INTERVAL: 0 if site.stack.has("swa_evict_per_request") else EVICTION_INTERVAL,
         ls.MIXED: int(group.mixed_chunk and not speculative),
         ls.BALANCE: BALANCE_CODES[group.load_balance],
-        ls.RADIX: int(group.radix_cache and role != "decode" and setting.workload.shares_prefixes),
-        ls.KEPT_WINDOW: int(not setting.keeps_tail_only(group)),
+        ls.RADIX: int(group.radix_cache and role != "decode" and site.shares_prefixes),
+        ls.KEPT_WINDOW: int(not keeps_tail_only(site.stack, group)),
         ls.STAGES: group.pp,
         ls.OVERLAP: int(group.overlap_schedule),
-        ls.SMS: setting.hardware.num_sms if setting.hardware else 1,
-        ls.COMPILED_AT_START: _warm_variants(setting, group),
-        ls.FIRST_USE_AT: _half_of_a_workers_prompts(setting, group),
+        ls.SMS: site.hardware.num_sms if site.hardware else 1,
+        ls.COMPILED_AT_START: _warm_variants(site, group),
+        ls.FIRST_USE_AT: max(1, site.half_the_prompts // group.num_workers),
         ls.CHUNK_PAGE: PAGE_TOKENS if model else plain_page_tokens(group),
-        ls.CRASHES: int(not setting.stack.has("swa_evict_per_request")),
+        ls.CRASHES: int(not site.stack.has("swa_evict_per_request")),
     }.items():
         ints[column] = int(value)
     depth = model.num_layers if model else 0  # measured steps contain their launches
     layers = depth + (model.num_mtp_layers if model and speculative else 0)
     # Of a pipeline the fullest stage sets the pace; each stage has a process that launches its own layers.
-    launch = layers * host.prefill_layer_s * _stage_share(setting, group)
+    launch = layers * host.prefill_layer_s * stage_share
     if model and speculative:
         launch += host.prefill_draft_s
-    if group.prefill_graph and setting.stack.has("breakable_prefill_graph"):
+    if group.prefill_graph and site.stack.has("breakable_prefill_graph"):
         launch /= 4
     floats = [0.0] * ls.NUM_CLASS_FLOATS
     for column, quantity in {
@@ -95,49 +145,41 @@ def _class_rows(
         ls.HOST_BASE: host.decode_launch_s(group.draft_tokens - 1) * relief.decode_time,
         ls.HOST_SEQ: host.decode_sequence_s * relief.decode_time,
         ls.EAGER: depth * host.decode_eager_layer_s * relief.decode_time,
-        ls.SWA_RESERVE: 0 if setting.stack.has("swa_budget") else group.reserved_decode_tokens,
+        ls.SWA_RESERVE: 0 if site.stack.has("swa_budget") else group.reserved_decode_tokens,
         ls.JOIN: (host.join_stall_s if group.attention_dp > 1 else 0.0) * relief.decode_time,
         ls.EXTEND: host.draft_extend_s * relief.decode_time
-        if speculative and not setting.stack.has("draft_extend_graph")
+        if speculative and not site.stack.has("draft_extend_graph")
         else 0.0,
         ls.LAUNCH: launch * relief.prefill_time,
         ls.EXPOSED: host.prefill_exposed_fraction,
-        ls.COMPILE: 0.0
-        if setting.steps or setting.stack.has("mhc_prewarm")
-        else setting.calibration.bucket_compile_s,
-        ls.FIRST_USE: setting.calibration.first_use_s
-        if setting.workload.fresh_server and setting.steps is None
-        else 0.0,
+        ls.COMPILE: site.compile_s,
+        ls.FIRST_USE: site.first_use_s,
         ls.PREFILL_BASE: host.prefill_base_s * relief.prefill_time,
     }.items():
         floats[column] = float(quantity)
     return ints, floats
 
 
-def _warm_variants(setting: Setting, group: EngineGroup) -> int:
+def _warm_variants(site: _Site, group: EngineGroup) -> int:
     """Kernel variants that warm-up has compiled: those of lone prompts, in chunks, of any length drawn."""
-    workload, chunk, found = setting.workload, group.chunk_tokens_per_rank, 0
-    if setting.hardware is None:
-        return found
-    shortest = max(1, int(workload.isl * workload.random_range_ratio))
-    for length in range(shortest, workload.isl + 1, 64):
+    if site.hardware is None:
+        return 0
+    return _variants_between(*site.lengths, group.chunk_tokens_per_rank, site.hardware.num_sms)
+
+
+@lru_cache(maxsize=1024)
+def _variants_between(shortest: int, longest: int, chunk: int, num_sms: int) -> int:
+    """The same of prompt lengths from `shortest` to `longest`."""
+    found = 0
+    for length in range(shortest, longest + 1, 64):
         for tokens in {min(length, chunk), length % chunk}:
-            found |= kernel_variant(setting.hardware.num_sms, tokens) if tokens else 0
+            found |= kernel_variant(num_sms, tokens) if tokens else 0
     return found
 
 
-def _half_of_a_workers_prompts(setting: Setting, group: EngineGroup) -> int:
-    """Prompt tokens after which a worker has done half of its share of the run."""
-    workload = setting.workload
-    return max(1, int(workload.mean_isl * workload.measured_requests / group.num_workers / 2))
-
-
-def _stage_share(setting: Setting, group: EngineGroup) -> float:
+def _stage_share(model: ModelSpec, group: EngineGroup) -> float:
     """Layers of the fullest pipeline stage over all layers."""
-    if setting.model is None or setting.steps is not None:
-        return 1.0
-    layers = setting.model.num_layers
-    return -(-layers // group.pp) / layers
+    return -(-model.num_layers // group.pp) / model.num_layers
 
 
 @dataclass(frozen=True)
@@ -182,17 +224,18 @@ def class_tables(setting: Setting) -> tuple[ls.Classes, list[str], list[MemoryBu
     """
     relief = setting.relief
     roles = list(setting.recipe.groups)
+    site, groups = _Site.of(setting), setting.recipe.groups
     if setting.steps is not None:
         check_steps(setting.steps, setting.recipe)
         group = setting.recipe.serving
         found = [RoleClass(*measured_role(setting.steps, group, setting.model is not None))]
+        rows = [_class_rows(site, roles[0], group, found[0].budget, 1.0)]
+        stages = np.ones(1)
     else:
-        found = [_role_class(setting.scenario(g), role) for role, g in setting.recipe.groups.items()]
-    rows = [
-        _class_rows(setting, role, setting.recipe.groups[role], part.budget)
-        for role, part in zip(roles, found, strict=True)
-    ]
-    stages = np.array([_stage_share(setting, group) for group in setting.recipe.groups.values()])
+        scenarios = [setting.scenario(group) for group in groups.values()]
+        found = [_role_class(scn, role) for scn, role in zip(scenarios, roles, strict=True)]
+        rows = [_known_rows(scn, role, site) for scn, role in zip(scenarios, roles, strict=True)]
+        stages = np.array([_stage_share(scn.model, scn.group) for scn in scenarios])
     width = max(len(part.bucket) for part in found)
     bucket = np.full((len(found), width), -1, dtype=np.int64)
     for row, part in zip(bucket, found, strict=True):

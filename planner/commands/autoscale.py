@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from planner.options import calibration_option, example, json_option
+from planner.options import calibration_option, example, json_option, report_option
 
 EXAMPLE = example(
     "Example: the table of a plan through a day with a deep night",
@@ -38,6 +38,7 @@ EXAMPLE = example(
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [all cores]")
 @click.option("--out", type=click.Path(file_okay=False), help="Folder for the picture (PNG and SVG).")
 @calibration_option
+@report_option
 @json_option
 def command(**options: Any) -> None:
     """Replay a day under four policies: a static fleet, its replicas scaled, the table, and an oracle.
@@ -50,6 +51,8 @@ def command(**options: Any) -> None:
     from planner.autoscale import autoscale
     from planner.autoscale_text import autoscale_pictures, autoscale_text
     from planner.autoscale_types import AutoscaleRequest
+    from planner.command_line import command_line
+    from planner.commands.report import check_report, write_result_report
     from planner.exporting import load_table
     from planner.file_writer import write_files
     from planner.service_goal import parse_goal
@@ -60,12 +63,15 @@ def command(**options: Any) -> None:
     rate = options["request_rate"] or peak
     if profile is None or rate is None:
         raise BadInput("a day is required: give --profile, or --trough with --request-rate")
+    check_report(options["report"])
     same = ("provision_s", "decide_every_s", "hold_s", "margin", "seed", "calibration")
     data = {name: options[name] for name in same}
     data |= {"table": load_table(options["table_file"]), "profile": profile, "peak_rate": rate}
     data["goal"] = parse_goal(options["goals"])
     found = autoscale(AutoscaleRequest.parse(data, "autoscale"), options["workers"])
+    found = found.model_copy(update={"command": command_line(command, options)})
     if options["out"]:
         write_files(autoscale_pictures(found), Path(options["out"]), force=True)
         click.echo(f"wrote {options['out']}", err=True)
     click.echo(found.model_dump_json(indent=2) if options["as_json"] else autoscale_text(found))
+    write_result_report(found, options["report"], options["workers"])

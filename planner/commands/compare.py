@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from planner.options import calibration_option, counts_of, example, json_option, names_of
+from planner.options import calibration_option, counts_of, example, json_option, names_of, report_option
 
 EXAMPLE = example(
     "Example: which platform serves DeepSeek-V4-Pro cheapest at which speed?",
@@ -42,16 +42,20 @@ EXAMPLE = example(
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [all cores]")
 @click.option("--out", type=click.Path(file_okay=False), help="Folder for the picture (PNG and SVG).")
 @calibration_option
+@report_option
 @json_option
 def command(**options: Any) -> None:
     """Find the Pareto front of each platform and put throughput, speed and cost side by side."""
     from pathlib import Path
 
+    from planner.command_line import command_line
+    from planner.commands.report import check_report, write_result_report
     from planner.comparing import DEFAULT_LOADS, CompareRequest, compare
     from planner.comparing_text import compare_pictures, compare_text
     from planner.file_writer import write_files
     from planner.sizing_source import prices_of
 
+    check_report(options["report"])
     same = (
         "model", "hardware", "isl", "osl", "random_range_ratio", "num_gpus", "members", "mtp", "stack",
         "seed", "calibration",
@@ -63,7 +67,9 @@ def command(**options: Any) -> None:
         "min_tokens_per_s_per_user": options["min_tok_s_user"],
     }
     found = compare(CompareRequest.parse(data, "compare"), options["workers"])
+    found = found.model_copy(update={"command": command_line(command, options)})
     if options["out"]:
         write_files(compare_pictures(found), Path(options["out"]), force=True)
         click.echo(f"wrote {options['out']}", err=True)
     click.echo(found.model_dump_json(indent=2) if options["as_json"] else compare_text(found))
+    write_result_report(found, options["report"], options["workers"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from planner.options import calibration_option, example, json_option, names_of
+from planner.options import calibration_option, example, json_option, names_of, report_option
 
 EXAMPLE = example(
     "Example: 40 requests a second, nine of ten answered within 3 s and at 25 tokens a second",
@@ -56,7 +56,7 @@ EXAMPLE = example(
     "--deployment-gpus", type=int, default=72, show_default=True, help="Most GPUs of one deployment."
 )
 @click.option(
-    "--spare", type=click.Choice(["none", "worker", "node"]), default="node", show_default=True,
+    "--spare", type=click.Choice(["none", "worker", "node", "rack"]), default="node", show_default=True,
     help="Loss that must break nothing.",
 )  # fmt: skip
 @click.option(
@@ -67,6 +67,8 @@ EXAMPLE = example(
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all draws.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [all cores]")
 @calibration_option
+@click.option("--out", type=click.Path(file_okay=False), help="Folder for the picture (PNG and SVG).")
+@report_option
 @json_option
 def command(**options: Any) -> None:
     """Find the fewest GPUs that keep promises under given traffic, on each of several platforms.
@@ -74,10 +76,22 @@ def command(**options: Any) -> None:
     Recipes are screened by the fluid model, then simulated with open-loop arrivals; one deployment is
     repeated as often as needed. The losses of a worker and of a node are simulated too.
     """
+    from pathlib import Path
+
+    from planner.command_line import command_line
+    from planner.commands.report import check_report, write_result_report
+    from planner.file_writer import write_files
     from planner.sizing import size
+    from planner.sizing_picture import size_pictures
     from planner.sizing_source import size_request
     from planner.sizing_text import size_text
 
+    check_report(options["report"])
     request = size_request(options)
     result = size(request, options["workers"], lambda label: click.echo(f"{label} ...", err=True))
+    result = result.model_copy(update={"command": command_line(command, options)})
+    if options["out"]:
+        write_files(size_pictures(result), Path(options["out"]), force=True)
+        click.echo(f"wrote {options['out']}", err=True)
     click.echo(result.model_dump_json(indent=2) if options["as_json"] else size_text(result))
+    write_result_report(result, options["report"], options["workers"])

@@ -11,6 +11,7 @@ from planner.options import (
     example,
     json_option,
     recipe_options,
+    report_option,
     stack_options,
     traffic_options,
 )
@@ -40,6 +41,7 @@ EXAMPLE = example(
 @click.option("--chart", metavar="DIR", type=click.Path(file_okay=False), help="Folder for pictures.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all draws.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [all cores]")
+@report_option
 @json_option
 def command(**options: Any) -> None:
     """Simulate a recipe with fields of its scenario changed, beside the unchanged one.
@@ -52,6 +54,8 @@ def command(**options: Any) -> None:
 
     from tqdm import tqdm
 
+    from planner.command_line import command_line
+    from planner.commands.report import check_report, write_result_report
     from planner.field_changes import parse_changes
     from planner.file_writer import write_files
     from planner.setting_source import setting_from
@@ -59,6 +63,7 @@ def command(**options: Any) -> None:
     from planner.whatif_text import whatif_text
     from search_spaces.errors import Infeasible
 
+    check_report(options["report"])
     setting, notes = setting_from(options)
     for note in notes:
         click.echo(f"note: {note}", err=True)
@@ -68,11 +73,13 @@ def command(**options: Any) -> None:
         found = whatif(
             setting, fields, options["combine"], options["explain"], options["workers"], bar.update
         )
+    found = found.model_copy(update={"command": command_line(command, options)})
     if options["chart"]:
         from planner.whatif_picture import whatif_pictures
 
         write_files(whatif_pictures(found), Path(options["chart"]), force=True)
         click.echo(f"wrote {options['chart']}", err=True)
     click.echo(found.model_dump_json(indent=2) if options["as_json"] else whatif_text(found))
+    write_result_report(found, options["report"], options["workers"])
     if all(scenario.prediction is None for scenario in found.scenarios):
         raise Infeasible(f"no scenario can run: {found.scenarios[0].refused}", rule="scenario")

@@ -7,10 +7,11 @@ function assumptionsSection(data) {
     "Assumptions and sources",
     el("p", {}, "All performance figures are simulated from step times, and each component of a step names its source. Measured: tables of kernels timed on this platform, interpolated inside their grid. Interpolated: tables of another platform or model, scaled by the ratio of rooflines. Fitted: a calibrated parameter enters. Analytic: a roofline alone. Of several sources the least sure is named."),
     errorBandsNote(assumptions.calibration.error_bands),
-    hardwareTable(assumptions),
+    [assumptions, ...data.other_platforms].map(hardwareTable),
     stackBlock(assumptions),
     calibrationBlock(assumptions),
-    kernelBlock(assumptions.kernels, data.cases),
+    [assumptions, ...data.other_platforms].map((one) => kernelBlock(one.kernels)),
+    provenanceTable(data.cases),
     modelBlock(assumptions.model),
   );
 }
@@ -70,7 +71,7 @@ function certainty({ low, high, identifiable }) {
   return `${Number(low.toPrecision(3))} to ${Number(high.toPrecision(3))}${identifiable ? "" : ", not pinned by the points"}`;
 }
 
-function kernelBlock(kernels, cases) {
+function kernelBlock(kernels) {
   const { meta } = kernels;
   const rows = Object.entries(kernels.rows).map(([name, count]) => ({ name, count, from: (meta.versions?.[name] ?? []).join(", ") || null }));
   return el(
@@ -84,7 +85,6 @@ function kernelBlock(kernels, cases) {
       { label: "measured with", left: true, wrap: true, value: (r) => r.from },
     ], rows, { cards: true }),
     kernels.borrowed_from.length > 0 && el("p", { class: "note" }, `Where a table is missing, the efficiency of the nearest platform stands in, in this order: ${kernels.borrowed_from.join(", ")}.`),
-    provenanceTable(cases),
     meta.digests && el("details", {}, el("summary", {}, "SHA-256 of the measured files"), dataTable("Files as published", [
       { label: "file", left: true, wrap: true, value: (r) => r[0] },
       { label: "SHA-256", left: true, wrap: true, value: (r) => r[1], show: (r) => el("code", {}, r[1]) },

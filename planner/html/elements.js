@@ -76,7 +76,7 @@ async function copied(text) {
 /**
  * A table.
  *
- * columns: {label, value(row), show(row), left, sub(row)}; `value` is the raw figure or text, which is
+ * columns: {label, value(row), show(row), left, wrap, long, sub(row)}; long texts may break anywhere; `value` is the raw figure or text, which is
  * sorted by and kept in the cell; `show` is what a reader sees, `value` itself by default.
  * options: {sort: true, cards: true, wide: true}; cards is one block per row on narrow screens.
  */
@@ -114,7 +114,7 @@ function tableRow(columns, row) {
   return el("tr", { role: "row" }, columns.map((column) => {
     const value = column.value(row);
     const shown = column.show ? column.show(row) : typeof value === "number" ? number(value) : value ?? DASH;
-    const kind = `${column.left ? (column.wrap ? "wrap" : "") : "num"}${column.sub?.(row) ? " sub" : ""}`;
+    const kind = `${column.left ? (column.long ? "wrap long" : column.wrap ? "wrap" : "") : "num"}${column.sub?.(row) ? " sub" : ""}`;
     return el("td", { role: "cell", class: kind.trim() || null, "data-label": column.label, "data-value": typeof value === "number" ? value : null }, shown);
   }));
 }

@@ -23,7 +23,8 @@ function whole(value) {
 /** A fraction in per cent with one decimal. */
 function percent(fraction, signed = false) {
   if (fraction === null || fraction === undefined) return DASH;
-  const text = (100 * fraction).toFixed(1);
+  // Rounded as the command line rounds.
+  const text = (100 * fraction).toLocaleString("en-US", { minimumFractionDigits: 1, maximumFractionDigits: 1, useGrouping: false, roundingMode: "halfEven" });
   return `${signed && !text.startsWith("-") ? "+" : ""}${text} %`;
 }
 

@@ -1,15 +1,78 @@
 // Puts the page together from the JSON in it.
 
 function headline(data) {
+  const { size, compare, autoscale } = data;
+  if (size) return [...manyPlatforms(data), ...sizingFacts(size.request)];
+  if (compare) return [...manyPlatforms(data), ...comparedFacts(compare.request)];
+  if (autoscale) return [...manyPlatforms(data), ...dayFacts(autoscale.request)];
+  return deploymentFacts(data);
+}
+
+/** Where there is no single deployment to describe. */
+function manyPlatforms(data) {
+  const { model, stack, calibration, seed } = data.assumptions;
+  const names = [data.assumptions, ...data.other_platforms].map((one) => one.hardware.name);
+  return [
+    ["model", model.name],
+    [names.length === 1 ? "platform" : "platforms", names.join(", ")],
+    ["engine", `SGLang ${stack.version}, stack ${stack.name}`],
+    ["calibration", calibration.name],
+    ["seed", String(seed)],
+  ];
+}
+
+function lengthsText(load) {
+  return load.trace ? `trace ${load.trace.path}` : `${whole(load.isl)} / ${whole(load.osl)} tokens × [${load.random_range_ratio}, 1]`;
+}
+
+function goalText(goal) {
+  const limits = goal.limits.map((limit) => `${limit.metric}.p${limit.percentile} ≤ ${limit.max_ms} ms`);
+  return [...limits, goal.goodput ? `goodput ≥ ${percent(goal.goodput)}` : null].filter(Boolean).join(", ");
+}
+
+function sizingFacts({ demand, goal, spare, deployment_gpus: most, mtp }) {
+  return [
+    ["traffic at the peak", demand.users === null ? `${number(demand.request_rate)} requests/s` : `${whole(demand.users)} users with ${number(demand.think_s)} s of thought`],
+    ["input / output", lengthsText(demand.workload)],
+    ["goal", goalText(goal)],
+    ["must be able to lose", spare === "none" ? "nothing" : `a ${spare}`],
+    ["GPUs of a deployment", `up to ${whole(most)}`],
+    ["drafting (MTP)", mtp ? "allowed" : "off"],
+    ["day", demand.profile?.source || null],
+  ];
+}
+
+function comparedFacts(request) {
+  return [
+    ["input / output", lengthsText(request)],
+    ["concurrencies", request.concurrencies.map(whole).join(", ")],
+    ["GPUs of a deployment", `up to ${whole(request.num_gpus)}`],
+    ["limits asked for", sloText(request.slo)],
+    ["drafting (MTP)", request.mtp ? "allowed" : "off"],
+  ];
+}
+
+function dayFacts(request) {
+  return [
+    ["input / output", lengthsText(request.table)],
+    ["peak", `${number(request.peak_rate)} requests/s`],
+    ["day", request.profile.source || "as given"],
+    ["goal", goalText(request.goal)],
+    ["margin", `${percent(request.margin - 1)} over the load`],
+    ["shrinks after", `${number(request.hold_s)} s`],
+  ];
+}
+
+function deploymentFacts(data) {
   const { plan, assumptions, cases } = data;
   const { hardware, model, stack } = assumptions;
   const load = cases[0].workload;
-  const lengths = load.trace ? `trace ${load.trace.path}` : `${whole(load.isl)} / ${whole(load.osl)} tokens × [${load.random_range_ratio}, 1]`;
   return [
     ["model", model.name],
     ["platform", `${hardware.name} (${hardware.gpu})`],
     ["GPUs", plan ? `up to ${whole(plan.table.num_gpus)}` : whole(cases[0].prediction.num_gpus)],
-    ["input / output", lengths],
+    ["input / output", lengthsText(load)],
+    ["concurrency", data.whatif ? whole(cases[0].prediction.concurrency) : null],
     ["prompts", plan ? null : load.prompts],
     ["arrivals", load.request_rate === null || load.request_rate === undefined ? "closed loop" : `${number(load.request_rate)} per second`],
     ["sessions", load.turns > 1 ? `${load.turns} turns, ${load.think_s} s apart` : null],
@@ -42,9 +105,9 @@ function reproduceSection(data) {
   return section(
     "reproduce",
     "Reproduce",
-    el("p", {}, `With servecast ${data.version} this command gives the same figures:`),
-    el("pre", { class: "command" }, el("code", { id: "command" }, data.command)),
-    copyButton(data.command, "Copy the command"),
+    el("p", {}, data.command ? `With servecast ${data.version} this command gives the same figures:` : `Made with servecast ${data.version} from Python; the request stands in the data of this page.`),
+    data.command && el("pre", { class: "command" }, el("code", { id: "command" }, data.command)),
+    data.command && copyButton(data.command, "Copy the command"),
   );
 }
 
@@ -66,11 +129,13 @@ function openTarget() {
 
 function main() {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const front = data.plan && frontSection(data.plan, data.cases);
+  const charted = (data.plan && frontSection(data.plan, data.cases)) || (data.compare && comparingSection(data)) || (data.autoscale && daySection(data));
   const sections = [
-    front?.node,
+    charted?.node,
     data.plan && dispatchSection(data.plan, data.cases, data.assumptions),
-    recipesSection(data),
+    data.whatif && whatifSection(data.whatif),
+    data.size && sizingSection(data),
+    data.cases.length > 0 && recipesSection(data),
     assumptionsSection(data),
     reproduceSection(data),
   ].filter(Boolean);
@@ -83,7 +148,7 @@ function main() {
     el("ul", {}, sections.map((part) => el("li", {}, el("a", { href: `#${part.id}` }, part.querySelector("h2").textContent)))),
   );
   document.getElementById("main").append(...sections);
-  front?.start();
+  charted?.start();
   unfoldForPrint();
   openTarget();
   addEventListener("hashchange", openTarget);

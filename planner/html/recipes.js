@@ -1,15 +1,21 @@
 // One block per recipe: figures, time, limits, memory, engine overrides and step times with their sources.
 
+/** Heading of the section, and what stands in it. */
+const ABOUT_CASES = {
+  plan: ["The recipes of the table", el("p", {}, "Each recipe at the largest concurrency of its range, simulated at full length.")],
+  simulate: ["The recipe", el("p", {}, "One recipe at one load, simulated.")],
+  whatif: ["Base and scenarios in full", el("p", {}, "Memory, limits and times of the base and of the scenarios that change throughput most.")],
+  size: ["A deployment of each fleet", el("p", {}, "One deployment at the peak with its share of arrivals, as servecast simulate predicts it.")],
+  compare: ["Recipes of the fronts", el("p", {}, "Both ends and the middle of each platform's front, simulated in short runs.")],
+};
+
 function recipesSection(data) {
   const { plan, cases } = data;
   const blocks = cases.map((found, index) => recipeBlock(found, index, plan?.table.rows[index] ?? null, data.pool_names));
   return section(
     "recipes",
-    plan ? "The recipes of the table" : "The recipe",
-    el("p", {}, plan
-      ? "Each recipe at the largest concurrency of its range, simulated at full length."
-      : "One recipe at one load, simulated."),
-    !plan && intervalsNote([cases[0].prediction.intervals]),
+    ...ABOUT_CASES[data.kind],
+    !plan && intervalsNote(cases.map((found) => found.prediction.intervals)),
     blocks,
   );
 }
@@ -18,6 +24,7 @@ function recipeBlock(found, index, row, names) {
   const { prediction, explanation } = found;
   const heading = row
     ? `Concurrency ${range(row.min_concurrency, row.max_concurrency)}: ${found.topology}, ${plural(prediction.num_gpus, "GPU")}, ${number(prediction.metrics.total_tokens_per_s_per_gpu)} tok/s/GPU`
+    : found.label ? `${found.label}: ${plural(prediction.num_gpus, "GPU")}, ${number(prediction.metrics.total_tokens_per_s_per_gpu)} tok/s/GPU`
     : `${found.topology} at concurrency ${whole(prediction.concurrency)}, ${plural(prediction.num_gpus, "GPU")}`;
   return el(
     "details",
@@ -105,7 +112,7 @@ function limitFigure(prediction) {
           { label: "tok/s/GPU", value: (g) => g[1], show: (g) => percent(g[1], true) },
           { label: "", left: true, value: () => null, show: (g) => gainBar(g[1], widest) },
         ], gains)
-      : el("p", { class: "note" }, "What relieving each resource would give was not asked for (--no-explain); the limit is what is full or busiest."),
+      : el("p", { class: "note" }, "What relieving each resource would give was not asked for (--explain); the limit is what is full or busiest."),
     share !== null && el("p", { class: "note" }, `This is ${percent(share)} of the ${number(prediction.metrics.total_tokens_per_s_per_gpu / share)} tok/s/GPU that the platform's FLOPs allow.`),
   );
 }

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from engine_adapter.exports import export
 from planner import api
 from search_spaces.errors import MissingData
 from search_spaces.frames import as_frame
+from search_spaces.workload import Workload
 from tests.planner_tests.samples import recipe_file, servecast
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
@@ -52,12 +54,24 @@ def test_unknown_options_are_refused(recipe):
             call()
 
 
-def test_plan_size_and_compare_give_typed_results():
+def test_plan_size_and_compare_give_typed_results(tmp_path):
     table = api.plan(
         "DeepSeek-V4-Flash", "b200", num_gpus=8, isl=2048, osl=64, concurrencies=(8,), trials=0, keep=2,
         workers=1,
     ).table  # fmt: skip
-    assert table.rows[0].max_concurrency == 8
+    row = table.rows[0]
+    assert row.max_concurrency == 8
+    # What a plan says of a recipe is what simulating its file says.
+    (text,) = export(row.recipe, "servecast", "0.5.15", Workload(isl=2048, osl=64, concurrency=8)).values()
+    file = tmp_path / "row.yaml"
+    file.write_text(text)
+    alone = api.simulate(
+        str(file), isl=2048, osl=64, concurrency=8, random_range_ratio=table.random_range_ratio
+    )
+    best = row.predictions[0]
+    for name in ("total_tokens_per_s_per_gpu", "tokens_per_s_per_user", "median_ttft_ms", "median_tpot_ms"):
+        assert getattr(best, name) == alone.metrics[name]
+    assert best.median_ttft_ms_low == alone.intervals["median_ttft_ms"].low
     fleet = api.size("DeepSeek-V4-Flash", ["b200"], ["ttft.p90=1000"], **TRAFFIC).levels[0].fleets[0]
     assert fleet.service.is_kept
     found = api.compare(
@@ -86,10 +100,13 @@ def test_frames_without_pandas_say_what_to_install(monkeypatch):
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
-def test_examples_run(script, capsys):
+def test_examples_run(script, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", [str(script), str(tmp_path)])
     runpy.run_path(str(script), run_name="__main__")
     printed = capsys.readouterr().out
     assert "$/M tokens" in printed and "cannot run" not in printed
+    wrote = printed.partition("wrote ")[2]
+    assert not wrote or (tmp_path / "whatif.html").read_text().startswith("<!doctype html>")
 
 
 def test_there_are_examples():

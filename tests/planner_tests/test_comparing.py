@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from planner.comparing import CompareRequest, Comparison, compare
+from planner.comparing import CompareRequest, Comparison, compare, compare_bench
 from planner.comparing_text import compare_pictures, compare_text
 from search_spaces.errors import Infeasible
 from simulator.simulate import predict
@@ -41,12 +41,11 @@ def test_cost_is_price_over_throughput(found):
 
 
 def test_points_are_what_simulation_gives(found):
-    from planner.comparing import _bench
     from planner.evaluate import workload_for
     from planner.sizing_screen import setting_at
 
     point = found.fronts[0].points[0]
-    bench = _bench(found.request, "b200")
+    bench = compare_bench(found.request, "b200")
     setting = setting_at(bench, point.recipe, point.concurrency)
     short = workload_for(bench, point.recipe, point.concurrency, short=True)
     from dataclasses import replace

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import ceil
 from types import SimpleNamespace
 
 import numpy as np
@@ -142,7 +143,7 @@ def test_a_fleet_keeps_its_goal_and_one_deployment_fewer_does_not(result):
     fleet = result.levels[0].fleets[0]
     assert fleet.service.is_kept and fleet.replicas > 1
     assert fleet.num_gpus == fleet.replicas * fleet.recipe.num_gpus
-    assert fleet.num_gpus <= 8 * fleet.nodes
+    assert fleet.topology == "1xDEP2" and fleet.nodes == ceil(fleet.replicas / 4)
     what = setting(fleet.recipe, result.request.demand.workload)
     from planner.sizing_screen import bench_for, setting_at
 
@@ -165,7 +166,8 @@ def test_smallest_fleet_is_the_same_from_any_guess():
 def test_costs_and_power_follow_from_the_fleet(result):
     fleet, request = result.levels[0].fleets[0], result.request
     load = request.demand.workload
-    assert fleet.cost.dollars_per_hour == pytest.approx(3.2 * fleet.num_gpus)
+    # Nodes of eight are paid for whole.
+    assert fleet.cost.dollars_per_hour == pytest.approx(3.2 * 8 * ceil(fleet.num_gpus / 8))
     per_hour = 150 * 3600 * (load.mean_isl + load.mean_osl) / 1e6
     assert fleet.cost.per_million_tokens == pytest.approx(fleet.cost.dollars_per_hour / per_hour)
     assert fleet.cost_per_user_hour == pytest.approx(fleet.cost.dollars_per_hour / fleet.concurrency)
@@ -182,13 +184,24 @@ def test_lower_levels_take_no_more_gpus_and_the_day_is_cheaper(result):
 
 def test_losses_are_simulated_and_a_spare_is_named(result):
     fleet = result.levels[0].fleets[0]
-    assert {loss.kind for loss in fleet.losses} == {"worker", "node"}
+    # Workers of two GPUs: four share a node of eight, and the last node holds what is left.
+    lost = [(loss.kind, loss.lost) for loss in fleet.losses]
+    rest = fleet.replicas % 4
+    assert lost[:2] == [("worker", ({"aggregated": 1},)), ("node", ({"aggregated": 1},) * 4)]
+    assert lost[2:] == ([("node", ({"aggregated": 1},) * rest)] if rest else [])
     for loss in fleet.losses:
         ways = [s for s in (loss.in_place, loss.shared) if s is not None]
         assert loss.survives == any(s.is_kept for s in ways)
-    assert fleet.spare_replicas == int(not all(loss.survives for loss in fleet.losses))
+    broken = [len(loss.lost) for loss in fleet.losses if not loss.survives]
+    assert max(broken) == 4 == fleet.spare_replicas
+    assert fleet.spare_nodes == ceil((fleet.replicas + 4) / 4) - fleet.nodes
     text = size_text(result)
-    assert "N+1" in text and "25 % of the peak" in text and "GPU-hours" in text
+    assert (
+        "N+4 needs 8 GPUs on 1 node more" in text
+        and "4 x (1 aggregated)" in text
+        and "25 % of the peak" in text
+        and "GPU-hours" in text
+    )
     assert SizeResult.parse(json.loads(result.model_dump_json()), "json") == result
 
 
@@ -220,7 +233,7 @@ def test_command_line(tmp_path):
              2048, "--osl", 64, "--no-mtp", "--workers", 1)  # fmt: skip
     done = servecast(*basic, "--request-rate", 5, "--slo", "ttft.p90=1000", "--price", "b200=1", "--json")
     found = SizeResult.parse(json.loads(done.stdout), "stdout")
-    assert found.levels[0].fleets[0].cost.dollars_per_hour == found.levels[0].fleets[0].num_gpus
+    assert found.levels[0].fleets[0].cost.dollars_per_hour == 8 * found.levels[0].fleets[0].nodes
     wrong = servecast(*basic, "--request-rate", 5, "--slo", "tpot.p90=1")
     assert wrong.exit_code == 3 and "misses tpot.p90" in wrong.stderr
     assert servecast(*basic, "--slo", "ttft.p90=1000").exit_code == 2
