@@ -63,7 +63,7 @@ def recipes_of(engine_version: str) -> list[Recipe]:
     """A sample over all lanes, of what the release starts, and the fields that no public recipe sets."""
     found = [recipe for lane in recipe_lanes().values() for recipe in lane[::4]]
     found = [one for one in found if not _refused(one, engine_version)]
-    hopper = {"hardware": "h200", "moe_backend": "deepep", "expert_weights": "fp8"}
+    hopper: dict[str, Any] = {"hardware": "h200", "moe_backend": "deepep", "expert_weights": "fp8"}
     return [
         *found,
         aggregated("DEP8", eplb=True, redundant_experts=8, eplb_rebalance_steps=50, eplb_min_utilization=0.9),
