@@ -49,6 +49,13 @@ FLAG_RULES: tuple[FlagRule, ...] = (
     FlagRule("tensor-parallel-size", "tp", "int", ("tp", "tp-size"), always=True),
     FlagRule("pipeline-parallel-size", "pp", "int", ("pp", "pp-size")),
     FlagRule("ep-num-redundant-experts", "redundant_experts", "int"),
+    FlagRule("enable-eplb", "eplb", "bool"),
+    FlagRule("eplb-rebalance-num-iterations", "eplb_rebalance_steps", "int"),
+    FlagRule("eplb-min-rebalancing-utilization-threshold", "eplb_min_utilization", "float"),
+    FlagRule("init-expert-location", "expert_location", "str"),
+    FlagRule("ep-dispatch-algorithm", "expert_dispatch", "str", choices=("static", "dynamic")),
+    FlagRule("enable-two-batch-overlap", "two_batch_overlap", "bool"),
+    FlagRule("enable-single-batch-overlap", "single_batch_overlap", "bool"),
     FlagRule("mem-fraction-static", "mem_fraction_static", "float", always=True),
     FlagRule("swa-full-tokens-ratio", "swa_full_tokens_ratio", "float", always=True),
     FlagRule("max-running-requests", "max_running_per_rank", "int", per_worker=True, always=True),
@@ -96,6 +103,9 @@ DEEPEP_CAP_ENV = "SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK"
 MEGAMOE_SWITCH_ENV = "SGLANG_OPT_USE_DEEPGEMM_MEGA_MOE"
 W4A4_ENV = ("SGLANG_OPT_DEEPGEMM_MEGA_MOE_USE_FP4_ACTS", "SGLANG_OPT_DEEPGEMM_MEGA_MOE_USE_MXF4_KIND")
 W4A4_FLAG = "enable-w4a4-mxfp4-megamoe"
+WATERFILL_FLAG = "enable-waterfill"
+OLD_WATERFILL_FLAG = "enable-deepep-waterfill"
+"""Its spelling before 0.5.23."""
 FP4_EXPERTS_ENV = "SGLANG_DSV4_FP4_EXPERTS"
 FORCE_MISS_ENV = ("SGLANG_RADIX_FORCE_MISS", "SGLANG_RADIX_DISABLE_REUSE")
 """Variables that make every prefix look-up miss; the second is the spelling of older builds."""
@@ -108,6 +118,7 @@ SPECIAL_ALIASES: dict[str, str] = {
     "ep-size": "expert-parallel-size",
     "speculative-algo": "speculative-algorithm",
     "cuda-graph-bs": "cuda-graph-bs-decode",
+    OLD_WATERFILL_FLAG: WATERFILL_FLAG,
     "model": "model-path",
 }
 """Other spellings of flags that need more than one row of arithmetic."""
@@ -147,6 +158,8 @@ BOOL_FLAGS = frozenset(rule.flag for rule in FLAG_RULES if rule.kind == "bool") 
     "enable-breakable-cuda-graph",
     "enable-hierarchical-cache",
     W4A4_FLAG,
+    WATERFILL_FLAG,
+    OLD_WATERFILL_FLAG,
 }
 """Flags that take no value on a command line."""
 
@@ -155,7 +168,7 @@ REMOVED_IN_NEW: frozenset[str] = frozenset(
         "cuda-graph-max-bs",
         "cuda-graph-bs",
         "enable-breakable-cuda-graph",
-        "enable-deepep-waterfill",
+        OLD_WATERFILL_FLAG,
         "speculative-skip-dp-mlp-sync",
         "optimistic-prefill-retries",
         "stream-output",

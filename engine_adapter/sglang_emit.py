@@ -13,9 +13,11 @@ from engine_adapter.flag_table import (
     FP4_EXPERTS_ENV,
     MEGAMOE_CAP_ENV,
     NEW_FLAGS,
+    OLD_WATERFILL_FLAG,
     REMOVED_IN_NEW,
     W4A4_ENV,
     W4A4_FLAG,
+    WATERFILL_FLAG,
     FlagRule,
     Role,
     version_tuple,
@@ -155,6 +157,8 @@ def _emit_moe(
             flags[W4A4_FLAG] = True
         else:
             env |= dict.fromkeys(W4A4_ENV, "1")
+    if group.waterfill:
+        flags[WATERFILL_FLAG if version >= NEW_FLAGS else OLD_WATERFILL_FLAG] = True
     if backend == "megamoe" and group.megamoe_cap_tokens is not None:
         env[MEGAMOE_CAP_ENV] = str(group.megamoe_cap_tokens)
     if backend == "deepep":

@@ -27,6 +27,7 @@ from engine_adapter.flag_table import (
     ONLINE_MTP_ENV,
     W4A4_ENV,
     W4A4_FLAG,
+    WATERFILL_FLAG,
     FlagRule,
     Kind,
     Role,
@@ -34,7 +35,9 @@ from engine_adapter.flag_table import (
     version_tuple,
 )
 from search_spaces.errors import BadInput
+from search_spaces.expert_laws import EXPERT_LAWS, WATERFILL_BACKENDS
 from search_spaces.hardware import Hardware
+from search_spaces.law_case import RoleCase
 from search_spaces.model import ModelSpec
 from search_spaces.recipe import A2A_BACKENDS, EngineGroup, MoeBackend, Mtp
 
@@ -204,6 +207,9 @@ def _read_moe(
     runner = str(reader.flags.get("moe-runner-backend") or "auto").lower()
     if a2a not in ("none", *A2A_BACKENDS):
         raise BadInput(f"moe-a2a-backend={a2a!r} is not modelled; choose megamoe, deepep or none")
+    reader.fields["waterfill"] = reader.on(WATERFILL_FLAG)
+    if reader.fields["waterfill"] and a2a not in WATERFILL_BACKENDS[version >= NEW_FLAGS]:
+        a2a = "deepep"
     if version < NEW_FLAGS and a2a == "deepep" and reader.env_on(MEGAMOE_SWITCH_ENV):
         a2a = "megamoe"
     fp4_experts = reader.env.pop(FP4_EXPERTS_ENV, None)
@@ -381,3 +387,6 @@ def check_group(
     for holds, name, value, rule, remedy in laws:
         if not holds:
             raise BadInput(f"{role}: {name}={value} {rule}; {remedy}")
+    case = RoleCase(role, group, model, hardware, None, version, ".".join(map(str, version)))
+    for broken in (found for law in EXPERT_LAWS for found in law(case) if found.severity == "hard"):
+        raise BadInput(broken.message)

@@ -17,8 +17,9 @@ from engine_adapter.flag_table import (
     REMOVED_IN_NEW,
 )
 from search_spaces.base import Noun
+from search_spaces.law_case import V0523, RoleCase
 from search_spaces.recipe import A2A_BACKENDS
-from search_spaces.role_laws import V0523, RoleCase, megamoe_cap
+from search_spaces.role_laws import megamoe_cap
 from simulator.memory import PAGE_TOKENS, graph_buckets, num_slots
 
 

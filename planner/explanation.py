@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Literal
 
 from planner.engine_overrides import Override, decode_graphs_disabled, overrides_of
+from planner.expert_use import ExpertUse, expert_use
 from search_spaces.base import Noun
 from search_spaces.hardware import Hardware
+from search_spaces.law_case import RoleCase, release
 from search_spaces.laws import violations
 from search_spaces.model import ModelSpec
 from search_spaces.recipe import EngineGroup, Recipe
-from search_spaces.role_laws import RoleCase, release
 from search_spaces.stack import StackVersion
 from search_spaces.workload import Workload
 from simulator.acceptance import mean_length
@@ -141,6 +142,8 @@ class RoleExplanation(Noun):
     """Resource of the smallest batch limit."""
     window: WindowUse | None
     """None for a prefill role."""
+    experts: ExpertUse | None = None
+    """None without expert parallelism."""
 
 
 class BrokenLaw(Noun):
@@ -273,7 +276,9 @@ def _pool_limit(
     )
 
 
-def _explain_role(case: RoleCase, stack: StackVersion, load: Workload, accepted: float) -> RoleExplanation:
+def _explain_role(
+    case: RoleCase, stack: StackVersion, load: Workload, accepted: float, calibration: Calibration
+) -> RoleExplanation:
     group = case.group
     budget = memory_budget(case.model, group, case.hardware, stack, case.role)
     parts = pool_parts(case.model, group, stack)
@@ -294,6 +299,7 @@ def _explain_role(case: RoleCase, stack: StackVersion, load: Workload, accepted:
         batch_limits=batches,
         binds_first=min(batches, key=lambda limit: limit.batch).resource,
         window=window,
+        experts=expert_use(case, calibration),
     )
 
 
@@ -313,7 +319,7 @@ def explain(
         hardware: what it runs on.
         stack: engine build whose arithmetic holds.
         load: nominal lengths (taken as the length of every request) and concurrency.
-        calibration: for the draft tokens that are accepted per step.
+        calibration: for the draft tokens that are accepted per step, and the popularity of experts.
 
     Raises:
         Infeasible: a role does not fit its GPUs.
@@ -322,7 +328,11 @@ def explain(
     version = release(stack.version)
     roles = tuple(
         _explain_role(
-            RoleCase(role, group, model, hardware, load, version, stack.version), stack, load, accepted
+            RoleCase(role, group, model, hardware, load, version, stack.version),
+            stack,
+            load,
+            accepted,
+            calibration,
         )
         for role, group in recipe.groups.items()
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from planner.expert_use import ExpertUse
 from planner.explanation import BatchLimit, Explanation, MemoryTable, RankLimits, RoleExplanation
 from planner.text_table import number, percent, table
-from search_spaces.units import gb
+from search_spaces.units import gb, ms
 
 SHOWN_BUCKETS = 5
 """Graph sizes shown at each end of the list."""
@@ -41,10 +42,12 @@ def _role(role: RoleExplanation, found: Explanation) -> str:
     workers = f"{role.num_workers} worker{'s' if role.num_workers > 1 else ''}"
     ranks = f"{role.ranks_per_worker} rank{'s' if role.ranks_per_worker > 1 else ''}"
     gpus = f"{role.gpus_per_rank} GPU{'s' if role.gpus_per_rank > 1 else ''}"
+    experts = [_experts(role.experts)] if role.experts else []
     parts = [
         f"== {role.role}: {workers} {role.label}, {ranks} a worker, {gpus} a rank ==",
         "Memory of one GPU\n" + _memory(role.memory, role.limits),
         "Limits of one rank\n" + _limits(role),
+        *experts,
         _overrides(role),
         _batches(role, found),
     ]
@@ -98,6 +101,23 @@ def _limits(role: RoleExplanation) -> str:
         for tokens, size in limits.shipped_bytes.items()
     ]
     return table(rows)
+
+
+def _experts(use: ExpertUse) -> str:
+    idle = f", {use.idle_slots} of the worker's get no token" if use.idle_slots else ""
+    rows = [
+        ("slots per rank", f"{use.slots_per_rank:,}{idle}"),
+        (
+            "most loaded rank",
+            f"{use.load_factor:.2f} times an even share ({use.load_factor_in_order:.2f} with experts in "
+            f"order; popularity exponent {number(use.routing_alpha)})",
+        ),
+    ]
+    if use.rebalance_s_per_step:
+        rows.append(("rebalancing", f"{ms(use.rebalance_s_per_step):.2f} ms a step on average"))
+    if use.overlap:
+        rows.append(("communicates beside", " and ".join(use.overlap)))
+    return "Experts of one rank\n" + table(rows)
 
 
 def graph_text(buckets: tuple[int, ...]) -> str:

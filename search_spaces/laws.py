@@ -11,9 +11,10 @@ from collections.abc import Iterator
 
 from search_spaces.errors import BadInput
 from search_spaces.hardware import Hardware
+from search_spaces.law_case import V0523, RoleCase, Violation, release
 from search_spaces.model import ModelSpec
 from search_spaces.recipe import EngineGroup, Recipe
-from search_spaces.role_laws import ROLE_LAWS, V0523, RoleCase, Violation, release
+from search_spaces.role_laws import ROLE_LAWS
 from search_spaces.workload import Workload
 
 __all__ = ["RULES", "Violation", "check", "violations", "violations_between"]
@@ -28,6 +29,13 @@ RULES: dict[str, str] = {
     "dp-lm-head": "dp_lm_head needs DP attention",
     "megamoe-platform": "MegaMoE needs SM100 and FP4 experts, or from 0.5.23 SM90 and FP8 experts",
     "megamoe-overlap": "MegaMoE excludes two-batch and single-batch overlap",
+    "two-batch-overlap": "two-batch overlap splits prefill of DeepEP or of DP attention, on one stage",
+    "single-batch-overlap": "single-batch overlap needs DeepEP in low-latency mode",
+    "eplb-ep": "EPLB needs expert parallelism",
+    "idle-experts": "redundant experts need a rule that sends tokens to them",
+    "replica-agreement": "without an all-to-all backend all ranks choose the same copy of an expert",
+    "waterfill-backend": "waterfill needs DeepEP, or from 0.5.23 MegaMoE",
+    "waterfill-weights": "waterfill needs routed experts in the shared expert's FP8",
     "megamoe-cap-prefill": "the MegaMoE buffer holds a prefill chunk",
     "megamoe-cap-decode": "the MegaMoE buffer holds the largest decode batch",
     "deepep-cap": "the DeepEP low-latency buffer holds the largest decode batch",

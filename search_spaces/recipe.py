@@ -46,6 +46,23 @@ class EngineGroup(Noun):
     """Expert-parallel width."""
     pp: int = Field(default=1, ge=1)
     redundant_experts: int = Field(default=0, ge=0)
+    """Expert slots beyond one per expert; idle without `eplb`, `expert_location` or `expert_dispatch`."""
+    eplb: bool = False
+    """Experts are placed anew by the load that was counted."""
+    eplb_rebalance_steps: int = Field(default=1000, ge=1)
+    """Steps from one placement to the next."""
+    eplb_min_utilization: float = Field(default=1.0, ge=0, le=1)
+    """Mean over largest load of the ranks above which the placement is kept."""
+    expert_location: str = "trivial"
+    """First placement: in order, or a file of recorded loads, by which experts are placed at start."""
+    expert_dispatch: Literal["static", "dynamic"] | None = None
+    """How a copy of an expert is chosen: one per source rank, or at random; None leaves it to the engine."""
+    waterfill: bool = False
+    """The shared expert is one more slot of each rank, and tokens take it where the routed load is least."""
+    two_batch_overlap: bool = False
+    """A prefill step runs as two halves; one communicates while the other computes."""
+    single_batch_overlap: bool = False
+    """The shared expert and the last expert GEMM run while DeepEP communicates (low-latency mode)."""
     moe_backend: MoeBackend
     moe_activation: MoeActivation = "fp8"
     """Precision of expert GEMM activations (`fp4` is W4A4)."""

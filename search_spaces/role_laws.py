@@ -6,17 +6,11 @@ says otherwise.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
 
-from search_spaces.errors import BadInput
-from search_spaces.hardware import Hardware
-from search_spaces.model import ModelSpec
+from search_spaces.expert_laws import EXPERT_LAWS
+from search_spaces.law_case import BLACKWELL_SM, V0523, RoleCase, Violation, redundant_experts_for, release
 from search_spaces.recipe import EngineGroup
-from search_spaces.workload import Workload
-
-Severity = Literal["hard", "soft"]
 
 PAGE_TOKENS = 256
 """Tokens of one KV page; the engine forces this size for DeepSeek-V4."""
@@ -24,68 +18,14 @@ MEGAMOE_CAP_TOKENS = 1024
 """Default tokens per rank of the MegaMoE buffer up to release 0.5.22 (SGLang environment default)."""
 MEGAMOE_CAP_TOKENS_V0523 = 8192
 """The same from release 0.5.23 on."""
-V0523 = (0, 5, 23)
-BLACKWELL_SM = 100
-"""First compute capability (times ten) with FP4 tensor cores and SM100 kernels."""
 MARLIN_SM = (90, 120)
 """Compute capabilities the W4A16 Marlin experts run on."""
-
-
-class Violation(NamedTuple):
-    """One broken law: `hard` cannot run (or corrupts), `soft` runs but nobody would choose it."""
-
-    rule: str
-    severity: Severity
-    message: str
-
-
-class RoleCase(NamedTuple):
-    """One role with everything its laws may look at."""
-
-    role: str
-    group: EngineGroup
-    model: ModelSpec
-    hardware: Hardware
-    workload: Workload | None
-    version: tuple[int, ...]
-    engine_version: str
-
-    @property
-    def prefills(self) -> bool:
-        """Whether the role runs prompts."""
-        return self.role != "decode"
-
-    @property
-    def decodes(self) -> bool:
-        """Whether the role generates."""
-        return self.role != "prefill"
-
-    def hard(self, rule: str, text: str) -> Violation:
-        """A hard violation whose message starts with the role."""
-        return Violation(rule, "hard", f"{self.role}.{text}")
-
-    def soft(self, rule: str, text: str) -> Violation:
-        """A soft violation whose message starts with the role."""
-        return Violation(rule, "soft", f"{self.role}.{text}")
-
-
-def release(version: str) -> tuple[int, ...]:
-    """`0.5.15` as a tuple that orders; raises `BadInput` where there is no leading release number."""
-    match = re.match(r"v?(\d+(?:\.\d+)*)", version)
-    if match is None:
-        raise BadInput(f"engine_version={version!r} must start with a release number; write e.g. 0.5.15")
-    return tuple(int(part) for part in match.group(1).split("."))
 
 
 def megamoe_cap(group: EngineGroup, engine_version: str = "0.5.15") -> int:
     """Tokens per rank that the MegaMoE buffer of `group` is sized for, the engine's default included."""
     default = MEGAMOE_CAP_TOKENS_V0523 if release(engine_version) >= V0523 else MEGAMOE_CAP_TOKENS
     return group.megamoe_cap_tokens or default
-
-
-def redundant_experts_for(num_experts: int, moe_ep: int) -> int:
-    """Fewest redundant experts that spread `num_experts` evenly over `moe_ep` ranks."""
-    return -num_experts % moe_ep
 
 
 def decode_step_tokens(group: EngineGroup) -> int:
@@ -161,12 +101,6 @@ def _megamoe_laws(case: RoleCase) -> Iterator[Violation]:
             f"expert_weights={group.expert_weights} is not what MegaMoE reads on sm={hardware.sm}; "
             f"set expert_weights={wanted} or another moe_backend",
         )
-    for flag in ("enable-two-batch-overlap", "enable-single-batch-overlap"):
-        if group.extra_flags.get(flag) or group.extra_flags.get(flag.replace("-", "_")):
-            yield case.hard(
-                "megamoe-overlap",
-                f"extra_flags.{flag}=true is incompatible with moe_backend=megamoe; remove the flag",
-            )
     cap = megamoe_cap(group, case.engine_version)
     effect = "the engine refuses to start" if case.version >= V0523 else "tokens silently miss the gather"
     if case.prefills and cap < group.chunk_tokens_per_rank:
@@ -344,6 +278,7 @@ ROLE_LAWS: tuple[Callable[[RoleCase], Iterator[Violation]], ...] = (
     _megamoe_laws,
     _placement_laws,
     _kernel_laws,
+    *EXPERT_LAWS,
     _mtp_laws,
     _schedule_laws,
     _load_laws,

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.formula import formula_of
+from search_spaces.law_case import RoleCase, Violation, release
 from search_spaces.law_reads import fields_read
 from search_spaces.laws import violations_between
 from search_spaces.recipe import EngineGroup
-from search_spaces.role_laws import ROLE_LAWS, RoleCase, Violation, release
+from search_spaces.role_laws import ROLE_LAWS
 from search_spaces.space import Choice, Role, SearchSpace, plan_width
 from search_spaces.space_points import Site, active_case, load_values, shape_values, structure, value_of
 

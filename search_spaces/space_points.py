@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from search_spaces.errors import BadInput
 from search_spaces.formula import formula_of, parse_formula
 from search_spaces.hardware import Hardware
+from search_spaces.law_case import redundant_experts_for
 from search_spaces.model import ModelSpec
 from search_spaces.recipe import EngineGroup, Frontend, Mtp, Recipe
-from search_spaces.role_laws import redundant_experts_for
 from search_spaces.space import (
     STRUCTURAL,
     Case,

@@ -22,7 +22,8 @@ from simulator.memory import MemoryBudget
 from simulator.metrics import serving_metrics
 from simulator.outage_report import OutageReport, outage_report
 from simulator.run import Run, run
-from simulator.step_cost import Scenario, StepCost, decode_cost, prefill_cost
+from simulator.step_cost import Scenario, decode_cost, prefill_cost
+from simulator.step_parts import StepCost
 from simulator.world import Relief, Setting
 
 RELIEF = {

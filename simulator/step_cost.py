@@ -7,7 +7,7 @@ shared experts, norms, collectives. The functions are pure and broadcast over ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,10 +16,12 @@ from search_spaces.hardware import Hardware
 from search_spaces.model import BYTES_BF16, ModelSpec
 from search_spaces.recipe import A2A_BACKENDS, EngineGroup
 from search_spaces.stack import StackVersion
-from simulator import op_costs
+from simulator import batch_overlap, op_costs
 from simulator.calibration import Calibration, HostCosts
+from simulator.expert_load import placement_ratio, rebalance_s, timed_alpha
 from simulator.kernel_model import KernelModel, Source, kernel_model
 from simulator.op_costs import Floats
+from simulator.step_parts import StepCost
 
 ROUTER_TOPK_S = 3e-6
 """Top-k of the router beside its GEMM (order of one small kernel; analytic)."""
@@ -35,9 +37,10 @@ RANK_COMPONENTS = (
     "unfused_kernels",
     "untimed_kernels",
     "sustained_load",
+    "exposed_communication",
 )
 """Components that a rank pays for its own tokens."""
-GROUP_COMPONENTS = ("routed_experts", "sustained_load_experts")
+GROUP_COMPONENTS = ("routed_experts", "sustained_load_experts", "expert_rebalance")
 """Components common to the ranks of a group."""
 
 
@@ -60,41 +63,6 @@ class Scenario:
     def kernels(self) -> KernelModel:
         """Kernel times of this model on this platform."""
         return kernel_model(self.model, self.hardware)
-
-
-@dataclass
-class StepCost:
-    """Seconds by component, with the source of each; components add up to the GPU's time."""
-
-    seconds: dict[str, Floats] = field(default_factory=dict)
-    sources: dict[str, Source] = field(default_factory=dict)
-
-    def add(self, component: str, seconds: Floats, source: Source) -> None:
-        """Accumulate; the weaker of two sources stands for the sum."""
-        order: tuple[Source, ...] = ("measured", "interpolated", "fitted", "analytic")
-        if component in self.seconds:
-            self.seconds[component] = self.seconds[component] + seconds
-            source = max(source, self.sources[component], key=order.index)
-        else:
-            self.seconds[component] = seconds
-        self.sources[component] = source
-
-    def merged(self, other: StepCost, times: float = 1.0) -> StepCost:
-        """This cost plus `times` the other."""
-        total = StepCost(dict(self.seconds), dict(self.sources))
-        for component, seconds in other.seconds.items():
-            total.add(component, seconds * times, other.sources[component])
-        return total
-
-    def part(self, components: tuple[str, ...]) -> Floats:
-        """Sum over some components."""
-        found = [self.seconds[c] for c in components if c in self.seconds]
-        return np.sum(np.broadcast_arrays(*found), axis=0) if found else np.zeros(())
-
-    @property
-    def gpu_s(self) -> Floats:
-        """Sum over all components."""
-        return self.part(tuple(self.seconds))
 
 
 def moe_seconds(scn: Scenario, tokens: Floats, prefill: bool, window: int = 1) -> tuple[Floats, Source]:
@@ -127,6 +95,10 @@ def _moe_seconds(scn: Scenario, tokens: Floats, prefill: bool) -> tuple[Floats, 
         has_fp4 = group.moe_activation == "fp4" and scn.stack.has("w4a4_megamoe")
         fp4 = cal.fp4_moe_ratio if has_fp4 else None
         seconds, source = kernels.megamoe_s(per_gpu, group.moe_ep, cal.routing_alpha, prefill, fp4)
+        placed = placement_ratio(scn.model, scn.hardware, group, cal.routing_alpha, per_gpu)
+        fitted_source: Source = "fitted"
+        if placed is not None:
+            seconds, source, fitted_source = seconds * placed, "analytic", "analytic"
         if group.moe_backend == "deepep":
             compute = op_costs.moe_compute_share(
                 scn.model, scn.hardware, _group_tokens(scn, tokens), group.moe_ep
@@ -134,19 +106,40 @@ def _moe_seconds(scn: Scenario, tokens: Floats, prefill: bool) -> tuple[Floats, 
             # What fusion hides, dispatch, combine and activations between GEMMs, grows with tokens as FLOPs
             # do; weights are read once either way.
             growth = 1 + (cal.unfused_moe_ratio - 1) * compute
-            return seconds * growth + cal.unfused_moe_layer_s, "fitted"
-        return seconds, source if fp4 is None else "fitted"
+            return seconds * growth + cal.unfused_moe_layer_s, fitted_source
+        return seconds, source if fp4 is None else fitted_source
     total = tokens * group.attention_dp
     fitted = cal.architecture(scn.hardware.sm).experts.get(group.moe_backend)
     seconds, source = kernels.grouped_moe_s(
         group.moe_backend, total, group.moe_ep, group.moe_tp, group.expert_weights, cal.routing_alpha, fitted
     )
-    moved = total * scn.model.hidden * BYTES_BF16
+    priced = 0.0 if fitted else timed_alpha(cal.routing_alpha)
+    placed = placement_ratio(scn.model, scn.hardware, group, priced, total / group.moe_ep)
+    if placed is not None:
+        seconds, source = seconds * placed, "analytic"
     if group.tp > 1:
-        seconds = (
-            seconds + kernels.allreduce_s(moved, group.tp)[0] + cal.collective_sync_s * np.log2(group.tp)
-        )
+        reduce, wait = _gather_s(scn, tokens)
+        seconds = seconds + reduce + wait
     return seconds, source
+
+
+def _gather_s(scn: Scenario, tokens: Floats) -> tuple[Floats, float]:
+    """Tokens to all GPUs of the group and sums back, without an all-to-all backend; and the wait for it."""
+    group = scn.group
+    moved = tokens * group.attention_dp * scn.model.hidden * BYTES_BF16
+    wait = scn.calibration.collective_sync_s * float(np.log2(group.tp))
+    return scn.kernels.allreduce_s(moved, group.tp)[0], wait
+
+
+def _communication(scn: Scenario, tokens: Floats, prefill: bool) -> tuple[Floats, Floats]:
+    """Seconds of `moe_seconds` that bring tokens to experts, and that bring results back."""
+    if scn.group.moe_backend not in A2A_BACKENDS:
+        reduce, wait = _gather_s(scn, tokens)
+        half = (reduce + wait) / 2
+        return half, half
+    per_gpu = tokens / scn.group.attention_tp
+    low_latency = scn.group.deepep_mode == "low_latency" or (scn.group.deepep_mode == "auto" and not prefill)
+    return batch_overlap.deepep_s(scn.kernels, per_gpu, low_latency)
 
 
 def layer_cost(
@@ -174,6 +167,8 @@ def layer_cost(
     shared = up + down
     if graph:
         shared = np.where(tokens <= SHARED_OVERLAP_TOKENS[hw.sm >= 100], 0.0, shared)
+    if group.waterfill and all_to_all:
+        shared = np.zeros_like(tokens)  # part of the routed experts
     cost.add("shared_expert", shared, source)
     router, source = kernels.gemm_s(tokens, model.num_experts, model.hidden, bf16=True)
     norms = op_costs.norm_s(model, hw, tokens)
@@ -230,6 +225,10 @@ def forward_cost(
     """
     t, ctx = np.broadcast_arrays(np.asarray(tokens, float), np.asarray(context, float))
     heads = max(1, scn.model.num_heads // scn.group.attention_tp)
+    halves = prefill and batch_overlap.splits_prefill(scn.group)
+    if halves:
+        t = t / 2
+        scn = replace(scn, stack=scn.stack.toggled(off=("mhc_fused_post_pre",)))
     moe = moe_seconds(scn, t, prefill, 1 if prefill else scn.group.draft_tokens)
     total = StepCost()
     for ratio, count in scn.model.layer_kinds().items():
@@ -239,12 +238,28 @@ def forward_cost(
             attention = scn.kernels.attention_prefill_s(ratio, heads, t, prefix, sequences)
         else:
             attention = scn.kernels.attention_decode_s(ratio, heads, t, ctx)
-        total = total.merged(layer_cost(scn, ratio, t, attention, moe, graph), count)
+        layer = _overlapped(scn, layer_cost(scn, ratio, t, attention, moe, graph), t, prefill)
+        total = total.merged(layer, count)
     total = total.merged(head_cost(scn, np.asarray(rows, float)))
     once = scn.calibration.architecture(scn.hardware.sm).untimed_step_s
     if once:
         total.add("untimed_kernels", np.asarray(once), "fitted")
-    return _sustained(total, _slowdown(scn, prefill))
+    total = _sustained(total, _slowdown(scn, prefill))
+    moved = rebalance_s(scn.model, scn.hardware, scn.group, scn.calibration.routing_alpha)
+    if moved:
+        total.add("expert_rebalance", np.asarray(moved), "analytic")
+    return total
+
+
+def _overlapped(scn: Scenario, layer: StepCost, tokens: Floats, prefill: bool) -> StepCost:
+    """The layer with communication behind computation as the group asks; of both halves where it has two."""
+    if prefill and batch_overlap.splits_prefill(scn.group):
+        taken = batch_overlap.COMMUNICATION_SMS / scn.hardware.num_sms
+        return batch_overlap.two_batch_layer(layer, *_communication(scn, tokens, prefill), taken)
+    if batch_overlap.overlaps_one_batch(scn.group, prefill):
+        hidden = _communication(scn, tokens, prefill)
+        return batch_overlap.single_batch_layer(layer, *hidden, scn.hardware.sm)
+    return layer
 
 
 def mtp_layer_cost(
@@ -299,7 +314,8 @@ def decode_step_s(scn: Scenario, gpu_s: Floats, batch: ArrayLike, graph: bool = 
 def prefill_step_s(scn: Scenario, gpu_s: Floats) -> Floats:
     """Wall time of an eager prefill step: never less than the host needs to launch it."""
     host = scn.host
-    layers = scn.model.num_layers + (scn.model.num_mtp_layers if scn.group.mtp else 0)
+    layers = scn.model.num_layers * batch_overlap.launches_per_layer(scn.group)
+    layers += scn.model.num_mtp_layers if scn.group.mtp else 0
     launch = layers * host.prefill_layer_s + (host.prefill_draft_s if scn.group.mtp else 0.0)
     if scn.group.prefill_graph and scn.stack.has("breakable_prefill_graph"):
         launch = launch / 4

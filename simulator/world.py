@@ -14,6 +14,7 @@ from search_spaces.model import ModelSpec
 from search_spaces.recipe import EngineGroup
 from search_spaces.stack import StackVersion
 from simulator import loop_state as ls
+from simulator.batch_overlap import launches_per_layer
 from simulator.calibration import HostCosts
 from simulator.cost_tables import RoleTables, decode_tables, padded_batch, prefill_tables
 from simulator.loop_costs import kernel_variant
@@ -128,7 +129,7 @@ def _class_rows(
     }.items():
         ints[column] = int(value)
     depth = model.num_layers if model else 0  # measured steps contain their launches
-    layers = depth + (model.num_mtp_layers if model and speculative else 0)
+    layers = depth * launches_per_layer(group) + (model.num_mtp_layers if model and speculative else 0)
     # Of a pipeline the fullest stage sets the pace; each stage has a process that launches its own layers.
     launch = layers * host.prefill_layer_s * stage_share
     if model and speculative:
@@ -209,7 +210,9 @@ def _layout_only(group: EngineGroup) -> EngineGroup:
     """The group with every field at its default that step costs do not depend on, to share tables."""
     keep = {
         "tp", "attention_dp", "moe_ep", "pp", "moe_backend", "moe_activation", "expert_weights",
-        "dp_lm_head", "mtp", "mem_fraction_static", "redundant_experts",
+        "dp_lm_head", "mtp", "mem_fraction_static", "redundant_experts", "eplb", "eplb_rebalance_steps",
+        "eplb_min_utilization", "expert_location", "expert_dispatch", "waterfill", "two_batch_overlap",
+        "single_batch_overlap", "deepep_mode",
     }  # fmt: skip
     values = {name: getattr(group, name) for name in keep}
     values |= {"mem_fraction_static": 0.5, "max_running_per_rank": 1, "chunk_tokens_per_rank": 64}

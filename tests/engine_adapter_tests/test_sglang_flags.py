@@ -145,6 +145,10 @@ def test_unknown_flags_and_variables_are_kept():
         ({"tp": 32}, {}, "output groups"),
         ({**DEP8, "tp": 20, "dp": 20}, {}, "redundant"),
         ({"tp": 4}, {"SGLANG_X": 1}, "must be a string"),
+        ({"tp": 4, "enable-eplb": True}, {}, "expert-parallel ranks"),
+        ({**DEP8, "enable-two-batch-overlap": True}, {}, "megamoe"),
+        ({"tp": 4, "enable-two-batch-overlap": True}, {}, "DP attention"),
+        ({**DEP8, "ep-dispatch-algorithm": "lp"}, {}, "must be one of"),
         (DEP8, {"SGLANG_OPT_DEEPGEMM_MEGA_MOE_NUM_MAX_TOKENS_PER_RANK": "16"}, "decode graph"),
     ],
 )
@@ -184,16 +188,61 @@ def test_public_groups_survive_being_written_and_read(version):
 
 def test_new_release_gets_no_flag_it_would_stop_at():
     group = read(
-        {**DEP8, "enable-deepep-waterfill": True},
+        {**DEP8, "speculative-skip-dp-mlp-sync": True},
         {"SGLANG_OPT_DEEPGEMM_MEGA_MOE_USE_FP4_ACTS": "1", "SGLANG_OPT_DEEPGEMM_MEGA_MOE_USE_MXF4_KIND": "1",
          "SGLANG_OPT_USE_JIT_NORM": "1", "SGLANG_OPT_FIX_HASH_MEGA_MOE": "1"},
     )  # fmt: skip
     flags, env = flags_from_group(group, "aggregated", "0.5.23", GB300)
     assert flags["enable-w4a4-mxfp4-megamoe"] is True and "cuda-graph-max-bs-decode" in flags
-    assert "enable-deepep-waterfill" not in flags and env == {}
+    assert "speculative-skip-dp-mlp-sync" not in flags and env == {}
     old_flags, old_env = flags_from_group(group, "aggregated", "0.5.15", GB300)
-    assert "enable-w4a4-mxfp4-megamoe" not in old_flags and old_flags["enable-deepep-waterfill"]
+    assert "enable-w4a4-mxfp4-megamoe" not in old_flags and old_flags["speculative-skip-dp-mlp-sync"]
     assert "SGLANG_OPT_FIX_HASH_MEGA_MOE" not in old_env and len(old_env) == 3
+
+
+DEEPEP = {**DEP8, "moe-a2a-backend": "deepep"}
+FP8 = {"SGLANG_DSV4_FP4_EXPERTS": "0"}
+EXPERT_FLAGS = [
+    ({**DEP8, "ep-num-redundant-experts": 8, "enable-eplb": True}, {"eplb": True, "redundant_experts": 8}),
+    ({**DEP8, "enable-eplb": True, "eplb-rebalance-num-iterations": 50}, {"eplb_rebalance_steps": 50}),
+    (
+        {**DEP8, "enable-eplb": True, "eplb-min-rebalancing-utilization-threshold": 0.8},
+        {"eplb_min_utilization": 0.8},
+    ),
+    ({**DEP8, "init-expert-location": "/loads.pt"}, {"expert_location": "/loads.pt"}),
+    ({**DEP8, "ep-dispatch-algorithm": "dynamic"}, {"expert_dispatch": "dynamic"}),
+    ({**DEEPEP, "enable-two-batch-overlap": True}, {"two_batch_overlap": True}),
+    (
+        {**DEEPEP, "enable-single-batch-overlap": True, "deepep-mode": "low_latency"},
+        {"single_batch_overlap": True},
+    ),
+    ({**DEEPEP, "enable-deepep-waterfill": True}, {"waterfill": True, "moe_backend": "deepep"}),
+]
+
+
+@pytest.mark.parametrize(("flags", "fields"), EXPERT_FLAGS, ids=lambda case: list(case)[-1])
+@pytest.mark.parametrize("version", ["0.5.15", "0.5.23"])
+def test_balancing_and_overlap_survive_both_spellings(version, flags, fields):
+    group = read(
+        flags, FP8 if "waterfill" in fields else {}, hardware=H200 if "moe_backend" in fields else GB300
+    )
+    assert {name: getattr(group, name) for name in fields} == fields and group.extra_flags == {}
+    hardware = H200 if "moe_backend" in fields else GB300
+    written, env = flags_from_group(group, "aggregated", version, hardware)
+    again = read(written, env, version=version, hardware=hardware)
+    assert {name: getattr(again, name) for name in fields} == fields
+    if "waterfill" in fields:
+        assert (
+            ("enable-waterfill" in written) == (version == "0.5.23") != ("enable-deepep-waterfill" in written)
+        )
+
+
+def test_waterfill_moves_the_backend_as_the_engine_does():
+    flags = {"tp": 8, "dp": 8, "enable-dp-attention": True, "enable-waterfill": True}
+    group = read(flags, FP8, hardware=H200, version="0.5.23")
+    assert (group.moe_backend, group.moe_ep) == ("deepep", 8)
+    megamoe = read({**flags, "moe-a2a-backend": "megamoe"}, FP8, hardware=H200, version="0.5.23")
+    assert megamoe.moe_backend == "megamoe" and megamoe.waterfill
 
 
 def test_a_group_that_no_flags_mean_is_refused():

@@ -15,6 +15,7 @@ from search_spaces.recipe import Recipe
 from tests.live_tests.tiny_models import LLAMA, recipe_of, write_model
 
 BUILDER = Path(__file__).parents[2] / ".ci" / "live-env"
+NEWER_BUILDER = BUILDER.with_name("live-newer")
 START_S = 300.0
 
 
@@ -27,6 +28,15 @@ def live_python() -> str:
     built = subprocess.run([str(BUILDER)], capture_output=True, text=True, check=False)
     if built.returncode != 0:
         pytest.skip("no live engine: " + (built.stderr.strip().splitlines() or ["live-env failed"])[-1])
+    return built.stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def newer_engine(live_python: str) -> str:
+    """Folder of a newer release, to be imported by that Python; tests are skipped where it cannot be had."""
+    built = subprocess.run([str(NEWER_BUILDER), live_python], capture_output=True, text=True, check=False)
+    if built.returncode != 0:
+        pytest.skip("no newer engine: " + (built.stderr.strip().splitlines() or ["live-newer failed"])[-1])
     return built.stdout.strip()
 
 

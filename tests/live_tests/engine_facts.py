@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -167,11 +168,42 @@ def chunks(cases: list[dict[str, Any]]) -> list[list[list[list[int]]]]:
     return found
 
 
-def main() -> None:
+def placements(cases: list[dict[str, Any]]) -> list[list[list[int]]]:
+    """Expert of every slot after balancing, by case and layer."""
+    import torch
+    from sglang.srt.eplb import eplb_algorithms
+
+    found = []
+    for case in cases:
+        slots = case["slots"]
+        algorithm = eplb_algorithms.compute_algorithm("auto", None, case["nodes"])
+        experts, _, _ = eplb_algorithms.rebalance_experts(
+            tokens_per_expert=torch.tensor(case["loads"], dtype=torch.float32)[None],
+            num_physical_experts=slots,
+            num_local_physical_experts=slots // case["ranks"],
+            num_groups=None,
+            num_nodes=case["nodes"],
+            algorithm=algorithm,
+        )
+        found.append(experts.tolist())
+    return found
+
+
+ASKED: dict[str, Callable[[Any], Any]] = {
+    "parsed": parsed,
+    "buckets": buckets,
+    "pools": pools,
+    "chunks": chunks,
+    "placements": placements,
+}
+
+
+def main(instead: dict[str, Callable[[Any], Any]] | None = None) -> None:
+    """Answer the questions on stdin, some of them by other functions than those of this file."""
     questions = json.load(sys.stdin)
     answers = {}
     out, sys.stdout = sys.stdout, sys.stderr  # the engine prints while it is imported
-    for name, ask in (("parsed", parsed), ("buckets", buckets), ("pools", pools), ("chunks", chunks)):
+    for name, ask in (ASKED | (instead or {})).items():
         if name in questions:
             answers[name] = ask(questions[name])
     json.dump(answers, out, default=str)

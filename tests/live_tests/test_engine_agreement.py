@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -13,18 +14,21 @@ import pytest
 from numpy.typing import NDArray
 
 from engine_adapter.sglang_server import SglangAdapter
+from search_spaces import catalog_loader
+from search_spaces.laws import violations
 from search_spaces.public_recipes import recipe_lanes
 from search_spaces.recipe import EngineGroup, Recipe
 from search_spaces.step_profile import StepProfile
 from search_spaces.workload import Workload
 from simulator import loop_state as ls
 from simulator.calibration import Calibration
+from simulator.expert_placement import balanced_slots
 from simulator.loop_aggregated import FINISHED, advance
 from simulator.memory import PAGE_TOKENS, bytes_per_full_token, graph_buckets, state_pool_bytes
 from simulator.setting import setting_for
 from simulator.world import prepare
 from tests.simulator_tests.test_measured_tables import row
-from tests.simulator_tests.worlds import JUNE, MODELS, group
+from tests.simulator_tests.worlds import JUNE, MODELS, V0523, aggregated, group
 
 Floats = NDArray[np.float64]
 
@@ -40,18 +44,39 @@ QUEUES = {
 
 
 @cache
-def answers(python: str, questions: str) -> dict[str, Any]:
-    """What the engine says."""
-    script = Path(__file__).with_name("engine_facts.py")
-    done = subprocess.run([python, str(script)], input=questions, capture_output=True, text=True, check=False)
+def answers(python: str, questions: str, newer: str | None = None) -> dict[str, Any]:
+    """What the installed engine says, or the newer release in a folder."""
+    script = Path(__file__).with_name("newer_engine_facts.py" if newer else "engine_facts.py")
+    env = os.environ | ({"PYTHONPATH": newer} if newer else {})
+    done = subprocess.run(
+        [python, str(script)], input=questions, capture_output=True, text=True, check=False, env=env
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def recipes() -> list[Recipe]:
-    """A sample over all lanes."""
-    return [recipe for lane in recipe_lanes().values() for recipe in lane[::4]]
+STACKS = {"0.5.15": JUNE, "0.5.23": V0523}
+
+
+def recipes_of(engine_version: str) -> list[Recipe]:
+    """A sample over all lanes, of what the release starts, and the fields that no public recipe sets."""
+    found = [recipe for lane in recipe_lanes().values() for recipe in lane[::4]]
+    found = [one for one in found if not _refused(one, engine_version)]
+    hopper: dict[str, Any] = {"hardware": "h200", "moe_backend": "deepep", "expert_weights": "fp8"}
+    return [
+        *found,
+        aggregated("DEP8", eplb=True, redundant_experts=8, eplb_rebalance_steps=50, eplb_min_utilization=0.9),
+        aggregated("DEP8", expert_location="/loads.pt", expert_dispatch="dynamic"),
+        aggregated("DEP8", two_batch_overlap=True, waterfill=True, **hopper),
+        aggregated("DEP8", single_batch_overlap=True, deepep_mode="low_latency", **hopper),
+    ]
+
+
+def _refused(recipe: Recipe, engine_version: str) -> bool:
+    model, hardware = catalog_loader.model(recipe.model), catalog_loader.hardware(recipe.hardware)
+    broken = violations(recipe, model, hardware, None, engine_version)
+    return any(found.severity == "hard" for found in broken)
 
 
 def bucket_cases() -> list[EngineGroup]:
@@ -95,15 +120,29 @@ def pool_question(model: str, worker: EngineGroup) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def said(live_python: str) -> dict[str, Any]:
-    """Everything asked at once: the engine takes long to import."""
+def placement_cases() -> list[dict[str, Any]]:
+    """Loads without ties, on worker sizes with and without redundant experts."""
+    rng = np.random.default_rng(3)
+    shapes = [(384, 384, 8), (384, 400, 40), (384, 416, 32), (256, 288, 16), (6, 8, 4), (8, 8, 8)]
+    return [
+        {
+            "loads": (rng.pareto(1.0, (4, experts)) + 0.1).tolist(),
+            "slots": slots,
+            "ranks": ranks,
+            "nodes": nodes,
+        }
+        for experts, slots, ranks in shapes
+        for nodes in (1, 2)
+    ]
+
+
+def questions_for(engine_version: str) -> dict[str, Any]:
     commands = [
         command.words[3:]
-        for recipe in recipes()
-        for command in SglangAdapter("python").launch_commands(recipe, "0.5.15", port=30000).values()
+        for recipe in recipes_of(engine_version)
+        for command in SglangAdapter("python").launch_commands(recipe, engine_version, port=30000).values()
     ]
-    questions = {
+    return {
         "parsed": commands,
         "buckets": [
             {
@@ -119,14 +158,29 @@ def said(live_python: str) -> dict[str, Any]:
             for page in (PAGE_TOKENS, 1)
             for prompts in QUEUES.values()
         ],
+        "placements": placement_cases(),
     }
-    return answers(live_python, json.dumps(questions))
 
 
-def test_the_engine_understands_every_command(said: dict[str, Any]):
+@pytest.fixture(scope="module", params=["0.5.15", "0.5.23"])
+def release(request: pytest.FixtureRequest) -> str:
+    """The releases whose rules are ours."""
+    version: str = request.param
+    return version
+
+
+@pytest.fixture(scope="module")
+def said(release: str, request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Everything asked of one release at once: the engine takes long to import."""
+    python = request.getfixturevalue("live_python")
+    newer = request.getfixturevalue("newer_engine") if release == "0.5.23" else None
+    return answers(python, json.dumps(questions_for(release)), newer)
+
+
+def test_the_engine_understands_every_command(said: dict[str, Any], release: str):
     """Its parser accepts each flag that the adapter emits, and reads the recipe's numbers."""
     index = 0
-    for recipe in recipes():
+    for recipe in recipes_of(release):
         for role, worker in recipe.groups.items():
             answer = said["parsed"][index]
             index += 1
@@ -135,6 +189,12 @@ def test_the_engine_understands_every_command(said: dict[str, Any]):
             values = answer["values"]
             assert values["tp_size"] == worker.tp
             assert values["dp_size"] == worker.attention_dp
+            assert values["enable_eplb"] == worker.eplb
+            assert values["enable_two_batch_overlap"] == worker.two_batch_overlap
+            assert values["enable_single_batch_overlap"] == worker.single_batch_overlap
+            waterfill = "enable_waterfill" if release == "0.5.23" else "enable_deepep_waterfill"
+            assert values[waterfill] == worker.waterfill
+            assert values["init_expert_location"] == worker.expert_location
             assert values["max_running_requests"] == worker.max_running_per_rank * worker.attention_dp
             assert values["mem_fraction_static"] == worker.mem_fraction_static
             assert values["disaggregation_mode"] == ("null" if role == "aggregated" else role)
@@ -147,11 +207,12 @@ def test_decode_graph_batches(said: dict[str, Any]):
         assert list(graph_buckets(worker)) == theirs, worker.label
 
 
-def test_pool_arithmetic(said: dict[str, Any]):
+def test_pool_arithmetic(said: dict[str, Any], release: str):
+    stack = STACKS[release]
     for (model, worker), theirs in zip(pool_cases(), said["pools"], strict=True):
         spec, slots = MODELS[model], worker.max_running_per_rank
-        per_token = bytes_per_full_token(spec, worker, JUNE)
-        state = state_pool_bytes(spec, worker, JUNE, slots)
+        per_token = bytes_per_full_token(spec, worker, stack)
+        state = state_pool_bytes(spec, worker, stack, slots)
         assert per_token == pytest.approx(theirs["bytes_per_token"], rel=1e-12)
         assert state == theirs["state_bytes"], (model, worker.mtp, worker.online_compress)
         full = int((60e9 - state) / per_token) // PAGE_TOKENS * PAGE_TOKENS
@@ -203,3 +264,9 @@ def test_prefill_passes_take_the_same_tokens(said: dict[str, Any]):
         assert groups[0] == groups[1], (prompts, page)
         # Tables are linear between points a quarter of an octave apart: within half a per cent of a line.
         assert ours == pytest.approx(ends, rel=0.01), (prompts, page)
+
+
+def test_experts_are_placed_slot_by_slot(said: dict[str, Any]):
+    for case, theirs in zip(placement_cases(), said["placements"], strict=True):
+        ours = balanced_slots(np.array(case["loads"], np.float32), case["slots"], case["ranks"])
+        assert ours.tolist() == theirs, (case["slots"], case["ranks"])

@@ -225,6 +225,27 @@ def test_text_and_json_say_the_same():
         assert all(override.reason in section for override in role.overrides)
 
 
+def test_where_experts_are_and_what_moving_them_costs():
+    plain, idle = dep8().experts, dep8(redundant_experts=8).experts
+    balanced = dep8(redundant_experts=8, eplb=True).experts
+    assert plain and idle and balanced
+    assert (plain.slots_per_rank, idle.slots_per_rank, idle.idle_slots, balanced.idle_slots) == (48, 49, 8, 0)
+    assert plain.load_factor == plain.load_factor_in_order == balanced.load_factor_in_order
+    assert 1 <= balanced.load_factor < plain.load_factor < idle.load_factor
+    assert balanced.rebalance_s_per_step > 0 == plain.rebalance_s_per_step
+    assert dep8(moe_backend="flashinfer_mxfp4", moe_activation="fp8", moe_ep=1).experts is None
+
+
+def test_the_text_says_where_experts_are(tmp_path):
+    group = MEGAMOE | {"moe_backend": "deepep", "moe_activation": "fp8", "deepep_cap_tokens": 1024}
+    group |= {"eplb": True, "two_batch_overlap": True}
+    text = servecast("explain", "--recipe", recipe_file(tmp_path, group)).stdout
+    assert "times an even share" in text and "ms a step on average" in text
+    assert "communicates beside  halves of a prefill step" in text
+    silent = servecast("explain", "--recipe", recipe_file(tmp_path, MEGAMOE)).stdout
+    assert "rebalancing" not in silent and "communicates beside" not in silent
+
+
 def test_graph_lists_are_shortened():
     assert graph_text(()) == "none captured" and graph_text((1, 2)) == "up to 2, 2 sizes: 1, 2"
     assert graph_text(tuple(range(1, 20))) == "up to 19, 19 sizes: 1, 2, 3, 4, 5, ..., 15, 16, 17, 18, 19"

@@ -8,9 +8,10 @@ import pytest
 
 from search_spaces import catalog_loader
 from search_spaces.errors import BadInput
+from search_spaces.law_case import redundant_experts_for, release
 from search_spaces.laws import RULES, Violation, check, violations
 from search_spaces.recipe import Recipe
-from search_spaces.role_laws import megamoe_cap, redundant_experts_for, release
+from search_spaces.role_laws import megamoe_cap
 from search_spaces.workload import Workload
 from tests.search_spaces_tests.samples import AGGREGATED, DISAGGREGATED, bent
 
@@ -95,8 +96,82 @@ CASES = [
     Case(
         "megamoe-overlap",
         MEGAMOE_DEP8,
-        {"aggregated__extra_flags": {"enable-two-batch-overlap": True}},
-        {"aggregated__extra_flags": {}},
+        {"aggregated__two_batch_overlap": True},
+        {"aggregated__two_batch_overlap": False},
+    ),
+    Case(
+        "megamoe-overlap",
+        MEGAMOE_DEP8,
+        {"aggregated__single_batch_overlap": True},
+        {"aggregated__single_batch_overlap": False},
+    ),
+    Case(
+        "two-batch-overlap",
+        AGGREGATED,
+        {"aggregated__two_batch_overlap": True},
+        {"aggregated__attention_dp": 8},
+    ),
+    Case(
+        "two-batch-overlap",
+        DEEPEP_DEP8,
+        {"aggregated__two_batch_overlap": True, "aggregated__deepep_mode": "low_latency"},
+        {"aggregated__deepep_mode": "auto"},
+        "soft",
+    ),
+    Case(
+        "two-batch-overlap",
+        DEEPEP_DEP8,
+        {"aggregated__two_batch_overlap": True, "aggregated__prefill_graph": True},
+        {"aggregated__prefill_graph": False},
+        "soft",
+        engine="0.5.23",
+    ),
+    Case(
+        "single-batch-overlap",
+        DEEPEP_DEP8,
+        {"aggregated__single_batch_overlap": True},
+        {"aggregated__deepep_mode": "low_latency"},
+    ),
+    Case(
+        "single-batch-overlap",
+        AGGREGATED,
+        {"aggregated__single_batch_overlap": True},
+        {"aggregated__single_batch_overlap": False},
+        "soft",
+    ),
+    Case("eplb-ep", AGGREGATED, {"aggregated__eplb": True}, {"aggregated__moe_ep": 8}),
+    Case(
+        "idle-experts",
+        MEGAMOE_DEP8,
+        {"aggregated__redundant_experts": 8},
+        {"aggregated__eplb": True},
+        "soft",
+    ),
+    Case(
+        "replica-agreement",
+        AGGREGATED,
+        {"aggregated__moe_ep": 8, "aggregated__redundant_experts": 8, "aggregated__eplb": True},
+        {"aggregated__redundant_experts": 0},
+    ),
+    Case(
+        "replica-agreement",
+        AGGREGATED,
+        {"aggregated__moe_ep": 8, "aggregated__eplb": True, "aggregated__expert_dispatch": "static"},
+        {"aggregated__expert_dispatch": "dynamic"},
+        engine="0.5.23",
+    ),
+    Case(
+        "waterfill-backend",
+        MEGAMOE_DEP8,
+        {"aggregated__waterfill": True},
+        {"aggregated__waterfill": False},
+        along=("waterfill-weights",),
+    ),
+    Case(
+        "waterfill-weights",
+        DEEPEP_DEP8,
+        {"aggregated__waterfill": True},
+        {"aggregated__expert_weights": "fp8"},
     ),
     Case(
         "megamoe-cap-prefill",
@@ -320,6 +395,17 @@ def test_the_default_graph_batch_is_no_fault_of_few_slots() -> None:
 def test_a_worker_over_the_network_is_only_slow_without_megamoe() -> None:
     broken = _violations(bent(AGGREGATED, aggregated__tp=16))
     assert [(v.rule, v.severity) for v in broken] == [("nvlink-domain", "soft")]
+
+
+def test_waterfill_takes_megamoe_from_the_new_release_on() -> None:
+    hopper = {"hardware": "h200", "aggregated__moe_activation": "fp8", "aggregated__expert_weights": "fp8"}
+    recipe = bent(MEGAMOE_DEP8, aggregated__waterfill=True, **hopper)
+    assert _violations(recipe, "0.5.23") == []
+    assert "waterfill-backend" in {v.rule for v in _violations(recipe)}
+
+
+def test_redundant_experts_that_only_fill_up_the_ranks_are_no_fault() -> None:
+    assert _violations(bent(DISAGGREGATED, **_wide_decode(40), decode__redundant_experts=16)) == []
 
 
 def test_the_default_cap_depends_on_the_release() -> None:

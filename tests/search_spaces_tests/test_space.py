@@ -9,11 +9,12 @@ import pytest
 from search_spaces import catalog_loader
 from search_spaces.errors import BadInput
 from search_spaces.formula import parse_formula
+from search_spaces.law_case import RoleCase
 from search_spaces.law_reads import fields_read
 from search_spaces.laws import violations
 from search_spaces.public_recipes import lane
 from search_spaces.recipe import EngineGroup
-from search_spaces.role_laws import ROLE_LAWS, RoleCase
+from search_spaces.role_laws import ROLE_LAWS
 from search_spaces.space import SearchSpace, load_spaces, spaces_in
 from search_spaces.space_count import count
 from search_spaces.space_points import Site, check_computes, gpus, locate, recipe_at, topologies
