@@ -265,7 +265,7 @@ def _mtp_laws(case: RoleCase) -> Iterator[Violation]:
         )
     if group.mixed_chunk:
         yield case.hard("mixed-chunk-mtp", "mixed_chunk=true is refused with mtp; set mixed_chunk=false")
-    if group.pp > 1:
+    if group.pp > 1 and not (group.mtp.algorithm == "dspark" and case.role == "prefill"):
         yield case.hard("pp-mtp", f"pp={group.pp} must be 1 with mtp; set pp=1 or remove mtp")
     if group.radix_cache and case.role == "decode" and case.version < V0523:
         yield case.hard(

@@ -39,6 +39,9 @@ class Workload(Noun):
     """Load generator: decides the pseudo-random lengths that it is known to draw."""
     prompts: Literal["random", "chat"] = "random"
     """`chat` wraps prompts in the chat template, which is what makes drafts acceptable."""
+    accept_length: float | None = Field(default=None, ge=1)
+    """Tokens per verify step, the bonus token included, where that was measured on these prompts; None
+    takes what was fitted for the kind of prompt."""
     shared_prefix_tokens: int = Field(default=0, ge=0)
     """Leading tokens of the first prompt that all requests of a group have in common (a system prompt)."""
     prefix_groups: int = Field(default=1, ge=1)

@@ -65,8 +65,9 @@ def retract(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int) -> None
 def retract_overflow(w: Any, classes: Any, c: int, groups: Any, ranks: Any, reqs: Any, g: int) -> None:
     """Retract on every rank of a worker until its next step fits the pools."""
     for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+        units = classes.f[c, UNITS_PER_STEP]
         while ranks.i[r, RUNNING] > 1 and (
-            ranks.f[r, USED_FULL] + ranks.f[r, ACCEPT] > classes.f[c, FULL]
-            or ranks.f[r, USED_SWA] + ranks.f[r, ACCEPT] > classes.f[c, SWA]
+            ranks.f[r, USED_FULL] + units * ranks.f[r, ACCEPT] > classes.f[c, FULL]
+            or ranks.f[r, USED_SWA] + units * ranks.f[r, ACCEPT] > classes.f[c, SWA]
         ):
             retract(w, classes, c, ranks, reqs, r)
