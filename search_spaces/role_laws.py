@@ -272,7 +272,8 @@ def _mtp_laws(case: RoleCase) -> Iterator[Violation]:
             "decode-radix-mtp",
             f"radix_cache=true is refused with mtp in {case.engine_version}; set radix_cache=false",
         )
-    if case.workload is not None and case.decodes and case.workload.prompts != "chat":
+    pretends = group.mtp.simulated_accept_length is not None
+    if case.workload is not None and case.decodes and case.workload.prompts != "chat" and not pretends:
         # InferenceX requires the chat template of its MTP scripts: drafts of random text are rejected.
         yield case.soft(
             "mtp-prompts",

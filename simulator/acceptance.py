@@ -69,6 +69,12 @@ def acceptance_law(
     return AcceptanceLaw(mean, calibration.accept_spread, decay)
 
 
+def follows_calibration(mtp: Mtp, workload: Workload) -> bool:
+    """Whether the calibration's acceptance decides that of a draft under a load."""
+    stated = mtp.simulated_accept_length is not None or workload.accept_length is not None
+    return not stated and mtp.algorithm == "eagle"
+
+
 @lru_cache(maxsize=1024)
 def _law_of(length: float, spread: float, decay: float, num_steps: int) -> AcceptanceLaw:
     """The law that gives a mean length: with this decay, or less where no probability is high enough."""

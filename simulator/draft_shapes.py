@@ -61,9 +61,22 @@ def trimmed(setting: Setting, group: EngineGroup) -> DraftShape | None:
     if mtp.simulated_accept_length is not None:
         return None
     law = acceptance_law(setting.calibration, setting.stack, setting.workload, mtp)
-    context = setting.workload.mean_isl + setting.workload.mean_osl / 2
-    windows, progress = verify_windows(setting.scenario(bare(group)), law, context)
+    windows, progress = verify_windows(setting.scenario(bare(group)), law, _mean_context(setting))
     return DraftShape(group, decode_tables(setting.scenario(bare(group)), windows), np.array(progress))
+
+
+def window_at(setting: Setting, group: EngineGroup, batch: float) -> float | None:
+    """Mean tokens verified per sequence at a batch; None where that is the whole draft."""
+    mtp = group.mtp
+    if mtp is None or trimmed(setting, group) is None:
+        return None
+    law = acceptance_law(setting.calibration, setting.stack, setting.workload, mtp)
+    windows, _ = verify_windows(setting.scenario(bare(group)), law, _mean_context(setting))
+    return float(np.interp(np.log2(max(batch, 1.0)), np.log2(TOKEN_AXIS), windows))
+
+
+def _mean_context(setting: Setting) -> float:
+    return setting.workload.mean_isl + setting.workload.mean_osl / 2
 
 
 @lru_cache(maxsize=256)

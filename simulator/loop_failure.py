@@ -184,6 +184,9 @@ def stop_step(w: Any, groups: Any, g: int) -> None:
             column = BUSY_DECODE
         w.totals[groups.i[g, CLASS], column] -= groups.next_s[g] - w.clock[NOW]
     groups.i[g, STATE] = DOWN
+    w.drafting.last[g, 0] = 0
+    for tier in range(len(w.drafting.batch)):
+        w.drafting.seen[g, tier] = 0
     groups.i[g, FORMED] = groups.i[g, FORMED_RANKS] = groups.i[g, COMPILED] = 0
     groups.next_s[g] = INFINITY
 

@@ -318,6 +318,17 @@ def test_without_a_cost_table_everything_is_verified():
     assert rate(TRIMMED) > 1.02 * everything
 
 
+def test_the_breakdown_is_of_what_is_verified():
+    load = Workload(isl=512, osl=100, random_range_ratio=1.0, concurrency=64, num_prompts=64, accept_length=2)
+
+    def experts_s(draft: Mtp) -> float:
+        what = setting(aggregated("TP4", draft, model="flash"), load, V0523)
+        step = predict(what, explain=True).breakdown["aggregated decode step"]
+        return float(step["routed_experts"]["seconds"])
+
+    assert experts_s(TRIMMED) < 0.95 * experts_s(BLOCK)
+
+
 def test_costs_are_shared_between_recipes_that_pretend_and_that_do_not():
     real, fake = (bare(group("TP4", draft)) for draft in (3, pretended(2.49)))
     assert real == fake and hash(real) == hash(fake)
