@@ -192,6 +192,26 @@ def stop_step(w: Any, groups: Any, g: int) -> None:
 
 
 @njit(cache=True, _nrt=False)
+def bring_up(
+    w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, stamp: int = SOURCE_STAMP
+) -> None:
+    """A worker that died is back: it takes what was sent back to it while all of its role were gone.
+
+    Args:
+        w: what all groups share.
+        classes: constants of each role.
+        groups: workers.
+        ranks: their ranks.
+        reqs: requests.
+        g: the worker.
+        stamp: key of the compiled code; leave it alone.
+    """
+    groups.i[g, STATE] = IDLE
+    if classes.i[groups.i[g, CLASS], ROLE] == PREFILL:
+        prefill_begin(w, classes, groups, ranks, reqs, g, w.clock[NOW])
+
+
+@njit(cache=True, _nrt=False)
 def take_down(
     w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, delay_s: float, keep: int,
     stamp: int = SOURCE_STAMP,
