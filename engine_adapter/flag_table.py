@@ -157,6 +157,7 @@ BOOL_FLAGS = frozenset(rule.flag for rule in FLAG_RULES if rule.kind == "bool") 
     "disable-cuda-graph",
     "enable-breakable-cuda-graph",
     "enable-hierarchical-cache",
+    "speculative-adaptive",
     W4A4_FLAG,
     WATERFILL_FLAG,
     OLD_WATERFILL_FLAG,

@@ -10,12 +10,13 @@ from typing import Any
 
 from engine_adapter import model_names
 from engine_adapter.engine_defaults import ExpertWeights
-from engine_adapter.flag_table import MEGAMOE_CAP_ENV, W4A4_ENV, Role
+from engine_adapter.flag_table import MEGAMOE_CAP_ENV, W4A4_ENV, Role, version_tuple
 from engine_adapter.frontends import frontend_from_block
 from engine_adapter.observations import OBSERVATION, PREDICTION, observed_point
 from engine_adapter.published import group_from_role, transfer_of
 from engine_adapter.yaml_files import parse_yaml, read_text
 from search_spaces.errors import BadInput
+from search_spaces.mtp import DSPARK_SINCE
 from search_spaces.recipe import Recipe
 from search_spaces.records import MeasuredPoint
 from search_spaces.workload import Workload
@@ -137,8 +138,6 @@ def _check_scope(record: Mapping[str, Any]) -> None:
     if record["engine"].get("name") != "sglang":
         raise _Refusal(f"other engine: {record['engine'].get('name')}")
     mtp = record.get("mtp") or {}
-    if str(mtp.get("algorithm", "")).upper() == "DSPARK":
-        raise _Refusal("DSpark drafts are not modelled")
     workload = record.get("workload") or {}
     if not workload.get("isl") or not workload.get("osl"):
         raise _Refusal("no isl and osl: not a fixed-length workload")
@@ -173,9 +172,19 @@ def _workload(record: Mapping[str, Any]) -> Workload:
             "prompts": "chat" if source.get("chat_template") else "random",
             "harness": "bench_serving" if cookbook else "inferencex",
             "fresh_server": not cookbook,
+            "accept_length": _accept_length((record.get("mtp") or {}), int(source["max_concurrency"])),
         },
         "workload",
     )
+
+
+def _accept_length(mtp: Mapping[str, Any], concurrency: int) -> float | None:
+    """Measured tokens per verify step; of `5.47 (c64), 5.43 (c256)` the one at the point's concurrency."""
+    stated = mtp.get("acceptance_length")
+    by_load = re.findall(r"([\d.]+) \(c(\d+)\)", str(stated))
+    if by_load:
+        return next((float(length) for length, load in by_load if int(load) == concurrency), None)
+    return None if stated is None else float(stated)
 
 
 def _rate(stated: object) -> float | None:
@@ -234,7 +243,7 @@ def _recipe(record: Mapping[str, Any], concurrency: int) -> Recipe:
             env=env,
             hardware=hardware,
             model=model,
-            version=model_names.engine_version(image, date),
+            version=_engine_version(record, image, date),
             weights=weights,
             where=where,
         )
@@ -254,6 +263,15 @@ def _recipe(record: Mapping[str, Any], concurrency: int) -> Recipe:
         concurrencies=(concurrency,),
         source=" ".join(str(source[k]) for k in ("repo", "path", "commit") if source.get(k)),
     )
+
+
+def _engine_version(record: Mapping[str, Any], image: str, date: str) -> str:
+    """Release whose flags hold; a build that ran DSpark is at least as new as the first release with it."""
+    version = model_names.engine_version(image, date)
+    dspark = str((record.get("mtp") or {}).get("algorithm")).upper() == "DSPARK"
+    if dspark and version_tuple(version) < DSPARK_SINCE:
+        return ".".join(map(str, DSPARK_SINCE))
+    return version
 
 
 def _backend_of(text: str, role: Role) -> str:

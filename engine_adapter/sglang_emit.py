@@ -23,6 +23,7 @@ from engine_adapter.flag_table import (
     version_tuple,
 )
 from engine_adapter.sglang_flags import FlagValue
+from engine_adapter.speculation_flags import emit_speculation
 from search_spaces.errors import BadInput
 from search_spaces.hardware import Hardware
 from search_spaces.recipe import A2A_BACKENDS, EngineGroup
@@ -82,6 +83,9 @@ def flags_from_group(
         and rule.field not in decided_by_engine(engine_version)
     }
     _emit_special(group, role, flags)
+    if group.mtp is not None:
+        drafting, switches = emit_speculation(group.mtp, role, version)
+        flags, env = flags | drafting, env | switches
     _emit_moe(group, version, flags, env)
     for name, extra in group.extra_flags.items():
         if extra is not False and not (version >= NEW_FLAGS and name in REMOVED_IN_NEW):
@@ -134,13 +138,6 @@ def _emit_special(group: EngineGroup, role: Role, flags: dict[str, FlagValue]) -
         flags["disable-cuda-graph"] = True
     if group.prefill_graph:
         flags["cuda-graph-backend-prefill"] = "breakable"
-    if group.mtp is not None:
-        flags |= {
-            "speculative-algorithm": "EAGLE",
-            "speculative-num-steps": group.mtp.num_steps,
-            "speculative-eagle-topk": 1,
-            "speculative-num-draft-tokens": group.mtp.num_draft_tokens,
-        }
     if role == "decode" and group.radix_cache:
         flags["disaggregation-decode-enable-radix-cache"] = True
     if group.hicache_ratio is not None:

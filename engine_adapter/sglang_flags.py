@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 from engine_adapter import engine_defaults as defaults
 from engine_adapter.engine_defaults import ExpertWeights
+from engine_adapter.flag_reader import FlagReader, parse_bool, parse_value
+from engine_adapter.flag_reader import FlagValue as FlagValue
 from engine_adapter.flag_table import (
     DEEPEP_CAP_ENV,
     DEFAULT_ENGINE_VERSION,
@@ -24,16 +25,15 @@ from engine_adapter.flag_table import (
     MEGAMOE_CAP_ENV,
     MEGAMOE_SWITCH_ENV,
     NEW_FLAGS,
-    ONLINE_MTP_ENV,
     W4A4_ENV,
     W4A4_FLAG,
     WATERFILL_FLAG,
     FlagRule,
-    Kind,
     Role,
     canonical_name,
     version_tuple,
 )
+from engine_adapter.speculation_flags import read_speculation, speculation_laws
 from search_spaces.errors import BadInput
 from search_spaces.expert_laws import EXPERT_LAWS, WATERFILL_BACKENDS
 from search_spaces.hardware import Hardware
@@ -41,67 +41,9 @@ from search_spaces.law_case import RoleCase
 from search_spaces.model import ModelSpec
 from search_spaces.recipe import A2A_BACKENDS, EngineGroup, MoeBackend, Mtp
 
-FlagValue = str | int | float | bool | list[str]
 RUNNERS = tuple(b for b in get_args(MoeBackend) if b not in A2A_BACKENDS)
 PAGE_TOKENS = 256
 """KV page of DeepSeek-V4 in SGLang; a chunk is cut at page ends."""
-
-
-def parse_bool(value: object, where: str) -> bool:
-    """A YAML or environment boolean."""
-    text = str(value).strip().lower()
-    if text in ("true", "1", "yes", "on", ""):
-        return True
-    if text in ("false", "0", "no", "off"):
-        return False
-    raise BadInput(f"{where}={value!r} must be a boolean; write true or false")
-
-
-def parse_value(value: object, kind: Kind, where: str) -> FlagValue:
-    """One scalar as `kind`; a wrong one raises `BadInput` that names the flag."""
-    if kind == "bool":
-        return parse_bool(value, where)
-    if kind == "str":
-        return str(value)
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BadInput(f"{where}={value!r} must be a single number; write --{where} N")
-    try:
-        number = float(value)
-    except ValueError:
-        raise BadInput(f"{where}={value!r} must be a number; write digits only") from None
-    if kind == "float":
-        return number
-    if not number.is_integer():
-        raise BadInput(f"{where}={value!r} must be a whole number; round it")
-    return int(number)
-
-
-@dataclass
-class _Reader:
-    """Flags and variables not yet consumed, while one group is read."""
-
-    flags: dict[str, object]
-    env: dict[str, str]
-    fields: dict[str, Any] = field(default_factory=dict)
-
-    def flag(self, name: str, kind: Kind) -> FlagValue | None:
-        """Take one flag; None when absent."""
-        value = self.flags.pop(name, None)
-        return None if value is None else parse_value(value, kind, name)
-
-    def int_flag(self, name: str, default: int) -> int:
-        """Take one whole-number flag."""
-        value = self.flag(name, "int")
-        return default if value is None else int(cast(int, value))
-
-    def on(self, name: str) -> bool:
-        """Take one switch."""
-        return bool(self.flag(name, "bool"))
-
-    def env_on(self, name: str) -> bool:
-        """Take one boolean variable."""
-        value = self.env.pop(name, None)
-        return value is not None and parse_bool(value, name)
 
 
 def _normalise(flags: Mapping[str, object]) -> dict[str, object]:
@@ -149,7 +91,7 @@ def group_from_flags(
     for name, text in env.items():
         if not isinstance(text, str):
             raise BadInput(f"env.{name}={text!r} must be a string; quote it")
-    reader = _Reader(_normalise(flags), dict(env), {"num_workers": num_workers})
+    reader = FlagReader(_normalise(flags), dict(env), {"num_workers": num_workers})
     mode = reader.flags.get("disaggregation-mode")
     expected = "null" if role == "aggregated" else role
     if mode is not None and str(mode).lower() not in (expected, "none" if expected == "null" else ""):
@@ -159,7 +101,7 @@ def group_from_flags(
     version = version_tuple(engine_version)
     _read_layout(reader)
     _read_moe(reader, hardware, version, expert_weights)
-    _read_mtp(reader)
+    reader.fields["mtp"] = read_speculation(reader, version)
     _read_tables(reader)
     _read_pools(reader, role, hardware, version)
     _read_switches(reader, role)
@@ -179,7 +121,7 @@ def _plain(value: object) -> FlagValue:
     return value if isinstance(value, str | int | float | bool) else str(value)
 
 
-def _read_layout(reader: _Reader) -> None:
+def _read_layout(reader: FlagReader) -> None:
     tp = reader.int_flag("tensor-parallel-size", 1)
     dp = reader.int_flag("data-parallel-size", 1)
     attention = reader.on("enable-dp-attention")
@@ -200,7 +142,7 @@ def _read_layout(reader: _Reader) -> None:
 
 
 def _read_moe(
-    reader: _Reader, hardware: Hardware, version: tuple[int, ...], weights: ExpertWeights | None
+    reader: FlagReader, hardware: Hardware, version: tuple[int, ...], weights: ExpertWeights | None
 ) -> None:
     """Backend, weights, activations and caps; an all-to-all backend forces ep = tp."""
     a2a = str(reader.flag("moe-a2a-backend", "str") or "none").lower()
@@ -243,7 +185,7 @@ def _read_moe(
             reader.fields[field_name] = parse_value(reader.env.pop(name), "int", name)
 
 
-def _w4a4(reader: _Reader, backend: str, version: tuple[int, ...]) -> bool:
+def _w4a4(reader: FlagReader, backend: str, version: tuple[int, ...]) -> bool:
     """Whether MegaMoE runs 4-bit activations: a flag in the new releases, two variables before."""
     if backend != "megamoe":
         return False
@@ -253,26 +195,7 @@ def _w4a4(reader: _Reader, backend: str, version: tuple[int, ...]) -> bool:
     return all([reader.env_on(name) for name in W4A4_ENV]) or flag
 
 
-def _read_mtp(reader: _Reader) -> None:
-    algorithm = reader.flag("speculative-algorithm", "str")
-    steps = reader.flag("speculative-num-steps", "int")
-    topk = reader.int_flag("speculative-eagle-topk", 1)
-    reader.flag("speculative-num-draft-tokens", "int")  # the engine forces steps + 1
-    if algorithm is None:
-        if steps is not None:
-            raise BadInput(
-                f"speculative-num-steps={steps} has no effect without speculative-algorithm; "
-                "add speculative-algorithm EAGLE or remove it"
-            )
-        return
-    if str(algorithm).upper() not in ("EAGLE", "NEXTN"):
-        raise BadInput(f"speculative-algorithm={algorithm!r} is not modelled; choose EAGLE")
-    if topk != 1:
-        raise BadInput(f"speculative-eagle-topk={topk} must be 1 for DeepSeek-V4; set 1")
-    reader.fields["mtp"] = Mtp.parse({"num_steps": steps or defaults.MTP_STEPS}, "speculative-num-steps")
-
-
-def _read_tables(reader: _Reader) -> None:
+def _read_tables(reader: FlagReader) -> None:
     """Flags and variables that are one table row each."""
     dp = reader.fields["attention_dp"]
     done = {"tp"}
@@ -301,7 +224,7 @@ def _per_rank(rule: FlagRule, value: int, dp: int) -> int:
     return value // dp
 
 
-def _read_pools(reader: _Reader, role: Role, hardware: Hardware, version: tuple[int, ...]) -> None:
+def _read_pools(reader: FlagReader, role: Role, hardware: Hardware, version: tuple[int, ...]) -> None:
     """Engine defaults of the limits that a recipe may leave out."""
     fields, dp, tp = reader.fields, reader.fields["attention_dp"], reader.fields["tp"]
     if reader.on("disable-cuda-graph"):
@@ -337,7 +260,7 @@ def _read_pools(reader: _Reader, role: Role, hardware: Hardware, version: tuple[
         )
 
 
-def _read_switches(reader: _Reader, role: Role) -> None:
+def _read_switches(reader: FlagReader, role: Role) -> None:
     """Prefix cache (on by default, off on decode workers) and its host tier."""
     fields = reader.fields
     forced_miss = any([reader.env_on(name) for name in FORCE_MISS_ENV])
@@ -368,12 +291,7 @@ def check_group(
          group.chunk_tokens_per_rank, f"must be a multiple of the {PAGE_TOKENS}-token page", "round it"),
         (not group.dp_lm_head or group.attention_dp > 1, "enable-dp-lm-head", True,
          "needs DP attention", "remove it or raise data-parallel-size"),
-        (group.mtp is None or not group.mixed_chunk, "enable-mixed-chunk", True,
-         "is refused with speculative decoding", "remove one of them"),
-        (group.mtp is None or not group.online_compress or ONLINE_MTP_ENV in group.extra_env,
-         "SGLANG_OPT_USE_ONLINE_COMPRESS", 1, "is refused with speculative decoding", "set it to 0"),
-        (group.mtp is None or group.pp == 1, "pipeline-parallel-size", group.pp,
-         "must be 1 with speculative decoding", "set 1"),
+        *speculation_laws(group, role, version),
         (group.moe_backend != "megamoe" or hardware.sm >= 100 or (new and group.expert_weights == "fp8"),
          "moe-a2a-backend", "megamoe", f"needs an SM100 GPU and {hardware.name} is SM{hardware.sm}",
          "choose deepep or no all-to-all backend"),

@@ -110,6 +110,13 @@ def _memory_overrides(case: RoleCase) -> Iterator[Override]:
             reason=f"online compression excludes MTP unless {ONLINE_MTP_ENV} is set; the slot state shown "
             "here is the offline one",
         )
+    if group.mtp and group.mtp.adaptive is not None and group.attention_dp > 1:
+        yield Override(
+            field="mtp.adaptive",
+            asked="draft steps that follow acceptance",
+            runs=f"{group.mtp.num_steps} draft steps",
+            reason="DP ranks would not decide alike",
+        )
     cap = group.max_total_tokens
     if cap is not None and cap % PAGE_TOKENS:
         yield Override(

@@ -17,7 +17,7 @@ from search_spaces.base import Noun
 from search_spaces.errors import BadInput
 from search_spaces.outage import parse_outage
 from search_spaces.stack import Switch
-from simulator.acceptance import mean_accept
+from simulator.acceptance import follows_calibration, mean_accept
 from simulator.world import Setting
 
 N = TypeVar("N", bound=Noun)
@@ -205,6 +205,8 @@ def _acceptance(setting: Setting, text: str, notes: list[str]) -> Setting:
     wanted = _number(text, now, "mtp.acceptance", 0.01, 1.0)
     if setting.recipe.mtp is None:
         notes.append("mtp.acceptance has no effect: the recipe does not draft")
+    elif not follows_calibration(setting.recipe.mtp, setting.workload):
+        notes.append("mtp.acceptance has no effect: it is pretended, stated by the workload, or DSpark's own")
     value = with_field(setting.calibration, field, repr(wanted / factor), "mtp.acceptance")
     return replace(setting, calibration=value)
 

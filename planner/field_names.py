@@ -43,7 +43,7 @@ def _fields(noun: Noun, prefix: str) -> Iterator[str]:
             for key, part in value.items():
                 yield from _fields(part, f"{path}.{key}")
         elif value is None and (kind := _small_noun(field.annotation)) is not None:
-            yield from (f"{path}.{inner}" for inner in kind.model_fields)
+            yield from (f"{path}.{inner}" for inner in _required(kind))
         else:
             yield path
 
@@ -51,9 +51,14 @@ def _fields(noun: Noun, prefix: str) -> Iterator[str]:
 def _small_noun(annotation: Any) -> type[Noun] | None:
     """The noun of an optional field, where one value is enough to make it."""
     for kind in get_args(annotation):
-        if isinstance(kind, type) and issubclass(kind, Noun) and len(kind.model_fields) == 1:
+        if isinstance(kind, type) and issubclass(kind, Noun) and len(_required(kind)) == 1:
             return kind
     return None
+
+
+def _required(kind: type[Noun]) -> list[str]:
+    """Fields without a default."""
+    return [name for name, field in kind.model_fields.items() if field.is_required()]
 
 
 def full_name(setting: Setting, name: str) -> str:

@@ -114,14 +114,15 @@ class Outcome(NamedTuple):
 
 
 def lane_of(point: MeasuredPoint) -> str | None:
-    """`<hardware>-<disagg|agg>-<pro|flash>-<mtp|nomtp>` of a point whose recipe is known."""
+    """`<hardware>-<disagg|agg>-<pro|flash>-<mtp|dspark|nomtp>` of a point whose recipe is known."""
     recipe = point.recipe
     if recipe is None:
         return None
     name = recipe.model if point.steps else catalog_loader.model(recipe.model).name
     size = name.lower().rsplit("-", 1)[-1]
     mode = "disagg" if recipe.is_disaggregated else "agg"
-    return f"{recipe.hardware}-{mode}-{size}-{'mtp' if recipe.mtp else 'nomtp'}"
+    drafts = "nomtp" if recipe.mtp is None else "dspark" if recipe.mtp.algorithm == "dspark" else "mtp"
+    return f"{recipe.hardware}-{mode}-{size}-{drafts}"
 
 
 def only_lanes(points: Sequence[MeasuredPoint], pattern: str) -> list[MeasuredPoint]:

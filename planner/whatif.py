@@ -15,6 +15,7 @@ from search_spaces import laws
 from search_spaces.base import Noun
 from search_spaces.errors import BadInput, Infeasible
 from search_spaces.frames import as_frame
+from simulator.acceptance import follows_calibration
 from simulator.simulate import Prediction, predict
 from simulator.world import Setting
 
@@ -225,6 +226,6 @@ def default_drivers(setting: Setting) -> list[tuple[Change, ...]]:
     names += [f"relief.{part}" for part in ("prefill_time", "decode_time", "swa_pool", "full_pool", "slots")]
     names.append("price")
     found: list[tuple[Change, ...]] = [(Change(n, "x0.8"), Change(n, "x1.25")) for n in names]
-    if setting.recipe.mtp is not None:
+    if setting.recipe.mtp is not None and follows_calibration(setting.recipe.mtp, setting.workload):
         found.append((Change("mtp.acceptance", "-10%"), Change("mtp.acceptance", "+10%")))
     return found

@@ -170,7 +170,15 @@ def _timed_s(scn: Scenario, kind: str, rows: tuple[StepRow, ...]) -> Floats:
     if kind == "prefill":
         return prefill_cost(scn, tokens, context + tokens / (2 * sequences)).gpu_s
     if kind == "verify":
-        return forward_cost(scn, tokens, context, prefill=False, graph=graph, rows=tokens).gpu_s
+        return forward_cost(
+            scn,
+            tokens,
+            context,
+            prefill=False,
+            graph=graph,
+            rows=tokens,
+            window=scn.group.draft_tokens,
+        ).gpu_s
     return decode_cost(scn, sequences, context, graph).gpu_s
 
 

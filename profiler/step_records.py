@@ -182,7 +182,12 @@ def _group(info: Pass, folder: Path) -> EngineGroup:
             f"is not read yet; record one of {sorted(MOE_RUNNERS)} without all-to-all"
         )
     fp4 = MOE_RUNNERS[runner] == "marlin"
-    steps = info["speculative_num_steps"] if info["speculative_algorithm"] else None
+    drafts = info["speculative_algorithm"]
+    if drafts is not None and str(drafts).upper() not in ("EAGLE", "NEXTN"):
+        raise BadInput(
+            f"{folder}: speculative_algorithm={drafts!r} is not read yet; record a server with EAGLE or none"
+        )
+    steps = info["speculative_num_steps"] if drafts else None
     graph = info["cuda_graph_config"]["decode"]
     return EngineGroup(
         tp=info["tp_size"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from search_spaces.draft_laws import DRAFT_LAWS
 from search_spaces.errors import BadInput
 from search_spaces.hardware import Hardware
 from search_spaces.law_case import V0523, RoleCase, Violation, release
@@ -50,6 +51,13 @@ RULES: dict[str, str] = {
     "online-compress-mtp": "online compression excludes MTP",
     "mixed-chunk-mtp": "mixed chunks exclude MTP",
     "pp-mtp": "pipeline parallelism excludes MTP",
+    "dspark-release": "DSpark needs a release that has it",
+    "dspark-dp-head": "DSpark with DP attention needs the LM head per DP rank",
+    "dspark-all-to-all": "DSpark with DP attention takes MegaMoE or no all-to-all backend",
+    "dspark-verify": "DSpark verifies all drafts with DP attention over an all-to-all backend",
+    "dspark-simulated": "pretended acceptance needs a DSpark that verifies all drafts",
+    "adaptive-dp": "adaptive draft steps exclude DP attention",
+    "adaptive-steps": "an adaptive server starts from a draft length it may choose",
     "decode-radix-mtp": "a decode worker's radix cache excludes MTP before 0.5.23",
     "prefill-decode-interval": "prefill_decode_interval needs a release after 0.5.15",
     "prefill-delayer": "the prefill delayer works on prefilling roles and needs the overlap schedule",
@@ -89,7 +97,8 @@ def violations_between(
             f"prefill.online_compress={prefill.online_compress} must equal decode.online_compress="
             f"{decode.online_compress}; set both alike",
         )
-    if release(engine_version) >= V0523 and prefill.mtp != decode.mtp:
+    layouts = [group.mtp.layout if group.mtp else None for group in (prefill, decode)]
+    if release(engine_version) >= V0523 and layouts[0] != layouts[1]:
         # Compression-state rings are twice as long with MTP, and 0.5.23 refuses a peer of another stride.
         yield Violation(
             "mtp-roles",
@@ -137,7 +146,7 @@ def violations(
     version = release(engine_version)
     for role, group in recipe.groups.items():
         case = RoleCase(role, group, model, hardware, workload, version, engine_version)
-        for law in ROLE_LAWS:
+        for law in (*ROLE_LAWS, *DRAFT_LAWS):
             found.extend(law(case))
     found.extend(_pair_laws(recipe, engine_version))
     found.extend(_rack_laws(recipe, hardware))

@@ -14,24 +14,13 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from search_spaces.base import Noun
+from search_spaces.mtp import Mtp as Mtp
 
 MoeBackend = Literal[
     "megamoe", "flashinfer_mxfp4", "flashinfer_trtllm_routed", "marlin", "deepep", "deep_gemm", "triton"
 ]
 MoeActivation = Literal["fp4", "fp8", "bf16"]
 A2A_BACKENDS = frozenset({"megamoe", "deepep"})
-
-
-class Mtp(Noun):
-    """Speculative decoding with the checkpoint's own MTP layer (EAGLE, top-k 1)."""
-
-    num_steps: int = Field(ge=1, le=8)
-    """Draft steps per iteration."""
-
-    @property
-    def num_draft_tokens(self) -> int:
-        """Tokens verified per sequence and step: the drafts and the bonus token."""
-        return self.num_steps + 1
 
 
 class EngineGroup(Noun):
@@ -253,7 +242,7 @@ class Recipe(Noun):
             )
         else:
             text = f"{self.serving.num_workers}x{self.serving.label}"
-        return text + (f"-MTP{self.mtp.num_steps}" if self.mtp else "")
+        return text + (f"-{self.mtp.label}" if self.mtp else "")
 
     def canonical(self) -> dict[str, object]:
         """What decides performance: no names, provenance, export-only flags or dispatch."""

@@ -199,14 +199,15 @@ def _mtp_laws(case: RoleCase) -> Iterator[Violation]:
         )
     if group.mixed_chunk:
         yield case.hard("mixed-chunk-mtp", "mixed_chunk=true is refused with mtp; set mixed_chunk=false")
-    if group.pp > 1:
+    if group.pp > 1 and not (group.mtp.algorithm == "dspark" and case.role == "prefill"):
         yield case.hard("pp-mtp", f"pp={group.pp} must be 1 with mtp; set pp=1 or remove mtp")
     if group.radix_cache and case.role == "decode" and case.version < V0523:
         yield case.hard(
             "decode-radix-mtp",
             f"radix_cache=true is refused with mtp in {case.engine_version}; set radix_cache=false",
         )
-    if case.workload is not None and case.decodes and case.workload.prompts != "chat":
+    pretends = group.mtp.simulated_accept_length is not None
+    if case.workload is not None and case.decodes and case.workload.prompts != "chat" and not pretends:
         # InferenceX requires the chat template of its MTP scripts: drafts of random text are rejected.
         yield case.soft(
             "mtp-prompts",

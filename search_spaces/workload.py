@@ -42,6 +42,9 @@ class Workload(Noun):
     fresh_server: bool = False
     """The run is the first of a server just started, so that first uses of kernels fall into it. Public
     harnesses start a server per run; a deployment in service is warm."""
+    accept_length: float | None = Field(default=None, ge=1)
+    """Tokens per verify step, the bonus token included, where that was measured on these prompts; None
+    takes what was fitted for the kind of prompt."""
     shared_prefix_tokens: int = Field(default=0, ge=0)
     """Leading tokens of the first prompt that all requests of a group have in common (a system prompt)."""
     prefix_groups: int = Field(default=1, ge=1)

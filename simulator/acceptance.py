@@ -1,12 +1,14 @@
 """How many tokens a speculative step emits per request.
 
 A draft at position j is accepted with probability p_i x decay^(j-1) if all before it were; p_i differs
-between requests (Beta), which is what separates mean from median TPOT in published runs.
+between requests (Beta), which is what separates mean from median TPOT in published runs. The form holds
+the published tables of acceptance by draft length to 2 % (`tests/simulator_tests/test_acceptance.py`).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -23,48 +25,40 @@ Floats = NDArray[np.float64]
 SHORT_PROMPT_TOKENS = 1024
 LONG_PROMPT_OCTAVES = 3
 """Factors of two from short prompts to those beyond which acceptance no longer grows."""
+DSPARK_CHAT = 0.853
+"""Mean first-position acceptance of DSpark on chat prompts, fitted to a published table:
+DeepSeek-V4-Pro-0813, thinking on, SPEED-Bench coding, blocks of 1 to 6
+(SemiAnalysisAI/InferenceX golden_al_distribution, run 31742838308)."""
+DSPARK_RANDOM = 0.976
+"""The same on random text, fitted to lengths of 5.43 to 5.63 with DeepSeek-V4-Flash-0731
+(sgl-project/sglang#33083, sgl-project/sglang#34550); their block length is not published, 7 is taken."""
+DSPARK_DECAY = 0.949
+"""Factor per further position of a DSpark block, from the same table as `DSPARK_CHAT`."""
+HIGHEST_FIRST = 0.999
+"""Mean first-position acceptance beyond which no published length lies."""
+LAWS_TRIED = 201
+SAMPLES = 4096
+SHARE_OF_ONE_SIGMA = math.sqrt(2.0)
 
 
-def mean_accept(calibration: Calibration, stack: StackVersion, workload: Workload) -> float:
-    """Mean probability that the first draft token is accepted."""
-    base = calibration.accept_chat if workload.prompts == "chat" else calibration.accept_random
-    length = math.log2(workload.mean_isl / SHORT_PROMPT_TOKENS) / LONG_PROMPT_OCTAVES
-    base *= float(calibration.accept_short_ratio ** (1.0 - min(max(length, 0.0), 1.0)))
-    return base * (1.0 if stack.has("ue8m0_scale_fix") else calibration.accept_before_ue8m0)
+@dataclass(frozen=True)
+class AcceptanceLaw:
+    """Acceptance of one draft on one kind of text: a Beta law of p between requests, and its decay."""
 
+    mean: float
+    spread: float
+    decay: float
 
-def tokens_per_step(p: Floats, decay: float, num_steps: int) -> Floats:
-    """Expected tokens per verify step, the bonus token included, for first-position probability `p`."""
-    total, chain = np.ones_like(p), np.ones_like(p)
-    for position in range(num_steps):
-        chain = chain * np.minimum(p * decay**position, 1.0)
-        total = total + chain
-    return total
+    def draw(self, rng: np.random.Generator, count: int) -> Floats:
+        """First-position acceptance of each request: one value from each of `count` equal parts of the law.
 
-
-def mean_length(calibration: Calibration, stack: StackVersion, workload: Workload, mtp: Mtp | None) -> float:
-    """Harmonic-mean tokens per step over requests: output tokens over verify steps in a long run."""
-    if mtp is None:
-        return 1.0
-    mean = mean_accept(calibration, stack, workload)
-    return _mean_length(*_beta(mean, calibration), calibration.accept_decay, mtp.num_steps)
-
-
-@lru_cache(maxsize=1024)
-def _mean_length(a: float, b: float, decay: float, num_steps: int) -> float:
-    p = np.random.default_rng(0).beta(a, b, size=4096)
-    return float(1.0 / np.mean(1.0 / tokens_per_step(p, decay, num_steps)))
-
-
-def _beta(mean: float, calibration: Calibration) -> tuple[float, float]:
-    return mean * calibration.accept_spread, (1 - mean) * calibration.accept_spread
+        A run of ten requests then has the mean of the law; independent draws would move it by 5 %.
+        """
+        return spread_evenly(self.mean * self.spread, (1 - self.mean) * self.spread, count, rng)
 
 
 def spread_evenly(a: float, b: float, count: int, rng: np.random.Generator) -> Floats:
-    """`count` values of a Beta law, one from each of as many equal parts of it, in random order.
-
-    A run of ten requests then has the mean of the law; independent draws would move it by 5 %.
-    """
+    """`count` values of a Beta law, one from each of as many equal parts of it, in random order."""
     share = (rng.permutation(count) + 0.5) / max(count, 1)
     table = _quantiles(a, b)
     found: Floats = np.interp(share, (np.arange(len(table)) + 0.5) / len(table), table)
@@ -77,6 +71,100 @@ def _quantiles(a: float, b: float) -> Floats:
     return found
 
 
+def acceptance_law(
+    calibration: Calibration, stack: StackVersion, workload: Workload, mtp: Mtp
+) -> AcceptanceLaw:
+    """The law of a draft under a load: from a stated length where the load has one, else as fitted."""
+    dspark = mtp.algorithm == "dspark"
+    decay = DSPARK_DECAY if dspark else calibration.accept_decay
+    if workload.accept_length is not None:
+        return _law_of(workload.accept_length, calibration.accept_spread, decay, mtp.num_steps)
+    if dspark:
+        mean = DSPARK_CHAT if workload.prompts == "chat" else DSPARK_RANDOM
+    else:
+        mean = mean_accept(calibration, stack, workload)
+    return AcceptanceLaw(mean, calibration.accept_spread, decay)
+
+
+def follows_calibration(mtp: Mtp, workload: Workload) -> bool:
+    """Whether the calibration's acceptance decides that of a draft under a load."""
+    stated = mtp.simulated_accept_length is not None or workload.accept_length is not None
+    return not stated and mtp.algorithm == "eagle"
+
+
+@lru_cache(maxsize=1024)
+def _law_of(length: float, spread: float, decay: float, num_steps: int) -> AcceptanceLaw:
+    """The law that gives a mean length: with this decay, or less where no probability is high enough."""
+    highest = AcceptanceLaw(HIGHEST_FIRST, spread, decay)
+    if law_length(highest, num_steps) < length:
+        decays = [AcceptanceLaw(HIGHEST_FIRST, spread, d) for d in np.linspace(decay, 1.0, LAWS_TRIED)]
+        return min(decays, key=lambda law: abs(law_length(law, num_steps) - length))
+    low, high = 1e-3, HIGHEST_FIRST
+    for _ in range(40):
+        middle = (low + high) / 2
+        if law_length(AcceptanceLaw(middle, spread, decay), num_steps) < length:
+            low = middle
+        else:
+            high = middle
+    return AcceptanceLaw(low, spread, decay)
+
+
+def mean_accept(calibration: Calibration, stack: StackVersion, workload: Workload) -> float:
+    """Mean probability that the first token of an MTP draft is accepted."""
+    base = calibration.accept_chat if workload.prompts == "chat" else calibration.accept_random
+    length = math.log2(workload.mean_isl / SHORT_PROMPT_TOKENS) / LONG_PROMPT_OCTAVES
+    base *= float(calibration.accept_short_ratio ** (1.0 - min(max(length, 0.0), 1.0)))
+    return base * (1.0 if stack.has("ue8m0_scale_fix") else calibration.accept_before_ue8m0)
+
+
+def survival(p: Floats, decay: float, num_steps: int) -> Floats:
+    """[request, position] probability that a draft and all before it are accepted."""
+    single: Floats = np.minimum(p[:, None] * decay ** np.arange(num_steps), 1.0)
+    found: Floats = np.cumprod(single, axis=1, dtype=np.float64)
+    return found
+
+
+def tokens_per_step(p: Floats, decay: float, num_steps: int) -> Floats:
+    """Expected tokens per verify step, the bonus token included, for first-position probability `p`."""
+    total, chain = np.ones_like(p), np.ones_like(p)
+    for position in range(num_steps):
+        chain = chain * np.minimum(p * decay**position, 1.0)
+        total = total + chain
+    return total
+
+
+def simulated_length(mtp: Mtp) -> float:
+    """Mean of the drawn length of an engine that pretends acceptance, after its clamping and rounding.
+
+    Source: `sample_simulated_acc_len` of SGLang 0.5.15 and 0.5.23.
+    """
+    assert mtp.simulated_accept_length is not None
+    longest = mtp.num_steps + 1
+    if mtp.simulated_accept_method == "match-expected":
+        return min(max(mtp.simulated_accept_length, 1.0), float(longest))
+    below = [
+        0.5 * (1 + math.erf((k + 0.5 - mtp.simulated_accept_length) / SHARE_OF_ONE_SIGMA))
+        for k in range(1, longest)
+    ]
+    return 1.0 + sum(1.0 - share for share in below)
+
+
+def mean_length(calibration: Calibration, stack: StackVersion, workload: Workload, mtp: Mtp | None) -> float:
+    """Harmonic-mean tokens per step over requests: output tokens over verify steps in a long run."""
+    if mtp is None:
+        return 1.0
+    if mtp.simulated_accept_length is not None:
+        return simulated_length(mtp)
+    return law_length(acceptance_law(calibration, stack, workload, mtp), mtp.num_steps)
+
+
+@lru_cache(maxsize=4096)
+def law_length(law: AcceptanceLaw, num_steps: int) -> float:
+    """Harmonic-mean tokens per step of drafts of one length."""
+    p = law.draw(np.random.default_rng(0), SAMPLES)
+    return float(1.0 / np.mean(1.0 / tokens_per_step(p, law.decay, num_steps)))
+
+
 def decode_iterations(
     osl: NDArray[np.int64],
     mtp: Mtp | None,
@@ -85,22 +173,24 @@ def decode_iterations(
     workload: Workload,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Decode steps each request needs after its first token.
+    """Decode steps each request needs after its first token, at the longest draft that the role takes.
 
     With drafts, the number of steps until `osl - 1` tokens are out is drawn from the normal limit of
-    the renewal process, per request.
+    the renewal process, per request. Where the engine pretends acceptance, all requests of a rank advance
+    by one draw, so that a request needs its tokens and the loop draws how many a step emits.
     """
     rest = np.maximum(osl - 1, 0)
-    if mtp is None:
+    if mtp is None or mtp.simulated_accept_length is not None:
         return rest.astype(np.int64)
-    p = spread_evenly(*_beta(mean_accept(calibration, stack, workload), calibration), len(osl), rng)
-    mean = tokens_per_step(p, calibration.accept_decay, mtp.num_steps)
+    law, longest = acceptance_law(calibration, stack, workload, mtp), mtp.most_steps
+    p = law.draw(rng, len(osl))
+    mean = tokens_per_step(p, law.decay, longest)
     second = np.ones_like(p)
     chain = np.ones_like(p)
-    for position in range(mtp.num_steps):
-        chain = chain * np.minimum(p * calibration.accept_decay**position, 1.0)
+    for position in range(longest):
+        chain = chain * np.minimum(p * law.decay**position, 1.0)
         second = second + chain * ((position + 2) ** 2 - (position + 1) ** 2)
     spread = np.sqrt(np.maximum(second - mean**2, 0.0) * rest / mean**3)
     steps = np.rint(rest / mean + spread * rng.standard_normal(len(osl)))
-    fewest = np.ceil(rest / mtp.num_draft_tokens)
+    fewest = np.ceil(rest / (longest + 1))
     return np.clip(steps, fewest, rest).astype(np.int64)

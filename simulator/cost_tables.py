@@ -43,10 +43,14 @@ def prefill_tables(scn: Scenario) -> RoleTables:
 
 
 @lru_cache(maxsize=512)
-def decode_tables(scn: Scenario) -> RoleTables:
-    """GPU seconds of a decode iteration over (batch, mean context), drafts included."""
+def decode_tables(scn: Scenario, windows: tuple[float, ...] | None = None) -> RoleTables:
+    """GPU seconds of a decode iteration over (batch, mean context), drafts included.
+
+    `windows` are the tokens verified per sequence at each batch of `TOKEN_AXIS`; None verifies all.
+    """
     axis = TOKEN_AXIS[:BATCH_POINTS]
-    cost = decode_cost(scn, axis[:, None], CONTEXT_AXIS[None, :])
+    window = None if windows is None else np.array(windows[:BATCH_POINTS])[:, None]
+    cost = decode_cost(scn, axis[:, None], CONTEXT_AXIS[None, :], window=window)
     found = _split(cost.part((*RANK_COMPONENTS, "draft")), cost.part(GROUP_COMPONENTS), len(axis))
     growth = TOKEN_AXIS[BATCH_POINTS:] / axis[-1]
     return RoleTables(

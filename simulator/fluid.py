@@ -13,12 +13,16 @@ import numpy as np
 from numba import njit
 
 from simulator import loop_state as ls
-from simulator.acceptance import mean_length
+from simulator.acceptance import acceptance_law, law_length, mean_length, simulated_length
+from simulator.adaptive_tables import steady_shape
+from simulator.cost_tables import TOKEN_AXIS
 from simulator.loop_costs import decode_wall, look_1d, look_2d, prefill_wall
 from simulator.memory import PAGE_TOKENS
 from simulator.world import Setting, class_tables
 
 BISECTIONS = 40
+SHAPE_ROUNDS = 4
+"""Repetitions in which the batch and the draft length that follows from it settle."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class FluidEstimate:
     tpot_s: float
     ttft_s: float
     requests_per_s: float
+    running: float
+    """Sequences that decode at a time, over all ranks."""
 
     @property
     def tokens_per_s_per_user(self) -> float:
@@ -148,12 +154,40 @@ def estimate(setting: Setting) -> FluidEstimate:
     Raises:
         Infeasible: a role does not fit its GPUs.
     """
-    classes, roles, _ = class_tables(setting)
+    classes, roles, _, shape_of = class_tables(setting)
+    serving = roles.index("decode") if setting.recipe.is_disaggregated else 0
+    longest = _full_length(setting)
+    found = _steady(setting, classes, roles, serving, longest)
+    if not shape_of and classes.i[serving, ls.PROGRESS_BY] != ls.UNIT_SHARE:
+        return found
+    # How many sequences run and how far a step carries them depend on each other.
+    for _ in range(SHAPE_ROUNDS):
+        batch = found.running / (classes.i[serving, ls.DP] * classes.i[serving, ls.WORKERS])
+        row = steady_shape(setting, shape_of, classes.bucket[serving], batch) if shape_of else serving
+        length = longest
+        if classes.i[row, ls.PROGRESS_BY] == ls.UNIT_SHARE:
+            length *= float(np.interp(np.log2(max(batch, 1.0)), np.log2(TOKEN_AXIS), classes.progress[row]))
+        elif shape_of:
+            assert setting.recipe.mtp is not None
+            length = simulated_length(setting.recipe.mtp.fixed_at(int(classes.i[row, ls.STEPS_DRAFTED])))
+        found = _steady(setting, classes, roles, row, length)
+    return found
+
+
+def _full_length(setting: Setting) -> float:
+    """Tokens per step at the longest draft."""
+    mtp = setting.recipe.mtp
+    if mtp is None or mtp.simulated_accept_length is not None:
+        return mean_length(setting.calibration, setting.stack, setting.workload, mtp)
+    law = acceptance_law(setting.calibration, setting.stack, setting.workload, mtp)
+    return law_length(law, mtp.most_steps)
+
+
+def _steady(setting: Setting, classes: ls.Classes, roles: list[str], d: int, length: float) -> FluidEstimate:
+    """Steady state with decode steps of class `d` that emit `length` tokens per sequence."""
     workload, recipe = setting.workload, setting.recipe
     isl, osl = workload.mean_isl, workload.mean_osl
-    length = mean_length(setting.calibration, setting.stack, workload, recipe.mtp)
     iters = max(osl - 1, 1.0) / length
-    d = roles.index("decode") if recipe.is_disaggregated else 0
     host = setting.host
     extra = host.request_latency_s + host.frontend_request_s + host.frontend_token_s * isl
     full = classes.f[d, ls.FULL] / (isl + osl / 2 + classes.i[d, ls.RESERVE])
@@ -166,10 +200,11 @@ def estimate(setting: Setting) -> FluidEstimate:
         p = roles.index("prefill")
         rate, step, ttft = disaggregated(classes, p, d, load, isl, osl, iters, extra, cap)
     else:
-        rate, step, ttft = aggregated(classes, 0, load, isl, osl, iters, extra, cap)
+        rate, step, ttft = aggregated(classes, d, load, isl, osl, iters, extra, cap)
     return FluidEstimate(
         total_tokens_per_s_per_gpu=rate * (isl + osl) / recipe.num_gpus,
         tpot_s=step / length,
         ttft_s=ttft,
         requests_per_s=rate,
+        running=rate * iters * step,
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from numba import njit
 
+from simulator.loop_adaptive import choose_shape
 from simulator.loop_costs import (
     account_decode,
     compile_stall,
@@ -72,13 +73,14 @@ def aggregated_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g
             begin_mixed(w, classes, groups, ranks, g, now, total, slowest, busy)
             return
     retract_overflow(w, classes, c, groups, ranks, reqs, g)
-    gpu, largest, eager, running, context = decode_gpu(classes, c, groups, ranks, g)
+    choose_shape(w, classes, groups, ranks, g, c)
+    gpu, largest, eager, running, context = decode_gpu(classes, groups.i[g, SHAPE], groups, ranks, g)
     if running == 0:
         groups.i[g, STATE] = IDLE
         groups.next_s[g] = INFINITY
         return
     groups.i[g, DECODE_STREAK] += 1
-    wall = decode_wall(classes, c, gpu, largest, eager)
+    wall = decode_wall(classes, groups.i[g, SHAPE], gpu, largest, eager)
     groups.i[g, STATE] = IN_DECODE
     groups.next_s[g] = now + wall
     account_decode(w, groups, g, c, wall, running, largest, context)
@@ -117,7 +119,7 @@ def aggregated_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: 
     for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
         prefilled = ranks.i[r, C_TOKENS] if state != IN_DECODE else 0
         if state == IN_DECODE or (state == IN_MIXED and (prefilled == 0 or classes.i[c, MIXED] == 1)):
-            decode_rank_end(w, classes, c, ranks, reqs, r, now)
+            decode_rank_end(w, classes, groups, ranks, reqs, g, r, now)
         if prefilled == 0:
             continue
         while ranks.i[r, C_HEAD] >= 0:
@@ -169,7 +171,7 @@ def step_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, n
         prefill_end(w, classes, groups, ranks, reqs, g, now)
     elif role == DECODE:
         for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
-            decode_rank_end(w, classes, c, ranks, reqs, r, now)
+            decode_rank_end(w, classes, groups, ranks, reqs, g, r, now)
         decode_begin(w, classes, groups, ranks, reqs, g, now)
     else:
         aggregated_end(w, classes, groups, ranks, reqs, g, now)

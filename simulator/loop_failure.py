@@ -184,8 +184,31 @@ def stop_step(w: Any, groups: Any, g: int) -> None:
             column = BUSY_DECODE
         w.totals[groups.i[g, CLASS], column] -= groups.next_s[g] - w.clock[NOW]
     groups.i[g, STATE] = DOWN
+    w.drafting.last[g, 0] = 0
+    for tier in range(len(w.drafting.batch)):
+        w.drafting.seen[g, tier] = 0
     groups.i[g, FORMED] = groups.i[g, FORMED_RANKS] = groups.i[g, COMPILED] = 0
     groups.next_s[g] = INFINITY
+
+
+@njit(cache=True, _nrt=False)
+def bring_up(
+    w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, stamp: int = SOURCE_STAMP
+) -> None:
+    """A worker that died is back: it takes what was sent back to it while all of its role were gone.
+
+    Args:
+        w: what all groups share.
+        classes: constants of each role.
+        groups: workers.
+        ranks: their ranks.
+        reqs: requests.
+        g: the worker.
+        stamp: key of the compiled code; leave it alone.
+    """
+    groups.i[g, STATE] = IDLE
+    if classes.i[groups.i[g, CLASS], ROLE] == PREFILL:
+        prefill_begin(w, classes, groups, ranks, reqs, g, w.clock[NOW])
 
 
 @njit(cache=True, _nrt=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from simulator.loop_adaptive import choose_shape
 from simulator.loop_costs import (
     account_decode,
     compile_stall,
@@ -30,6 +31,7 @@ from simulator.loop_memory import (
     tidy,
 )
 from simulator.loop_prefix import insert_answer, insert_prompt, release_prompt, unlock
+from simulator.loop_progress import units_of_step
 from simulator.loop_queues import TRANSFERRED, dequeue, enqueue, enqueue_front, push
 from simulator.loop_retraction import retract_overflow
 from simulator.loop_routing import answered, publish
@@ -261,16 +263,18 @@ def decode_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: in
         joined = decode_admit(w, classes, groups, ranks, reqs, g, now)
     if classes.i[c, CRASHES] == 0:
         retract_overflow(w, classes, c, groups, ranks, reqs, g)
-    gpu, largest, eager, running, context = decode_gpu(classes, c, groups, ranks, g)
+    choose_shape(w, classes, groups, ranks, g, c)
+    gpu, largest, eager, running, context = decode_gpu(classes, groups.i[g, SHAPE], groups, ranks, g)
     if running == 0 and joined == 0 and groups.i[g, STATE] != IDLE:
         # An empty worker looks at its queues whatever the polling interval.
         joined = decode_admit(w, classes, groups, ranks, reqs, g, now)
-        gpu, largest, eager, running, context = decode_gpu(classes, c, groups, ranks, g)
+        choose_shape(w, classes, groups, ranks, g, c)
+        gpu, largest, eager, running, context = decode_gpu(classes, groups.i[g, SHAPE], groups, ranks, g)
     if running == 0:
         groups.i[g, STATE] = IDLE
         groups.next_s[g] = INFINITY
         return
-    wall = decode_wall(classes, c, gpu, largest, eager)
+    wall = decode_wall(classes, groups.i[g, SHAPE], gpu, largest, eager)
     if joined > 0:
         wall += classes.f[c, JOIN]
     groups.i[g, STATE] = IN_DECODE
@@ -291,42 +295,55 @@ def release_lingering(ranks: Any, r: int) -> None:
 
 
 @inner
-def decode_rank_end(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int, now: float) -> None:
-    """One decode iteration of a rank is over: contexts grow, finished requests leave.
+def decode_rank_end(
+    w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, r: int, now: float
+) -> None:
+    """One decode step of a rank is over: contexts grow, finished requests leave.
 
     Under the overlapped scheduler they leave one step late.
     """
-    n = ranks.i[r, RUNNING]
+    c = groups.i[g, CLASS]
+    units = units_of_step(w, classes, groups.i[g, SHAPE], ranks, r, groups.i[g, RANK0])
+    ranks.i[r, FORWARDS] += 1
+    if units == 0:
+        release_lingering(ranks, r)
+    for unit in range(units):
+        grow(w, classes, c, ranks, r, unit)
+        cell = ranks.i[r, ITERATION] % ranks.calendar.shape[1]
+        req = ranks.calendar[r, cell]
+        ranks.calendar[r, cell] = -1
+        while req >= 0:
+            following = reqs.link[req]
+            finish(w, classes, c, ranks, reqs, r, req, now)
+            req = following
+    floor = 0.14 * classes.f[c, RATIO_INIT]
+    ranks.f[r, NTR] = max(ranks.f[r, NTR] - (classes.f[c, RATIO_INIT] - floor) / 600.0, floor)
+    if classes.i[c, OVERLAP] == 0:
+        release_lingering(ranks, r)
+    interval = classes.i[c, SWA_INTERVAL]
+    if interval > 0 and ranks.i[r, FORWARDS] % interval == 0:
+        evict(ranks, r, ranks.i[r, ITERATION])
+    if classes.i[c, RADIX] == 1:
+        tidy(classes, c, ranks, r)
+
+
+@inner
+def grow(w: Any, classes: Any, c: int, ranks: Any, r: int, unit: int) -> None:
+    """All requests of a rank move on by one unit of the calendar, the step's first if `unit` is 0."""
     grown = ranks.f[r, ACCEPT]
     ranks.i[r, ITERATION] += 1
-    it = ranks.i[r, ITERATION]
     ranks.f[r, CONTEXT] += grown
     ranks.f[r, USED_FULL] += grown
     ranks.f[r, REMAINING] = max(ranks.f[r, REMAINING] - grown, 0.0)
-    release_lingering(ranks, r)
+    if unit == 0:
+        release_lingering(ranks, r)
     if ranks.f[r, USED_FULL] > classes.f[c, FULL]:
         w.totals[c, FULL_OVERFLOWS] += 1
-    interval = classes.i[c, SWA_INTERVAL]
-    if interval > 0 and n > 0:
+    if classes.i[c, SWA_INTERVAL] > 0 and ranks.i[r, RUNNING] > 0:
         ranks.f[r, USED_SWA] += grown
         ranks.f[r, GROWN] += grown
         if ranks.f[r, USED_SWA] > classes.f[c, SWA]:
             w.totals[c, OVERFLOWS] += 1
-    floor = 0.14 * classes.f[c, RATIO_INIT]
-    ranks.f[r, NTR] = max(ranks.f[r, NTR] - (classes.f[c, RATIO_INIT] - floor) / 600.0, floor)
-    cell = it % ranks.calendar.shape[1]
-    req = ranks.calendar[r, cell]
-    ranks.calendar[r, cell] = -1
-    while req >= 0:
-        following = reqs.link[req]
-        finish(w, classes, c, ranks, reqs, r, req, now)
-        req = following
-    if classes.i[c, OVERLAP] == 0:
-        release_lingering(ranks, r)
-    if interval > 0 and it % interval == 0:
-        evict(ranks, r, it)
-    if classes.i[c, RADIX] == 1:
-        tidy(classes, c, ranks, r)
 
 
 @inner

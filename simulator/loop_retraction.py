@@ -13,7 +13,20 @@ RETRACT_DECODE_STEPS = 20.0
 
 
 @inner
-def retract(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int) -> None:
+def reassign(w: Any, groups: Any, ranks: Any, reqs: Any, req: int) -> None:
+    """A request whose prefill worker died since takes the rank with the fewest queued tokens that is up."""
+    best = -1
+    for g in range(w.groups_of[PREFILL, 0], w.groups_of[PREFILL, 0] + w.groups_of[PREFILL, 1]):
+        if groups.i[g, STATE] == DOWN:
+            continue
+        for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+            if best < 0 or ranks.f[r, Q_TOKENS] < ranks.f[best, Q_TOKENS]:
+                best = r
+                reqs.i[req, P_GROUP], reqs.i[req, P_RANK] = g, r
+
+
+@inner
+def retract(w: Any, classes: Any, c: int, groups: Any, ranks: Any, reqs: Any, r: int) -> None:
     """Send the running request with the fewest output tokens back to the queue, to be prefilled again."""
     victim, cell_of, before = -1, -1, -1
     decoded, promised = 0.0, 1.0
@@ -56,7 +69,11 @@ def retract(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int) -> None
     reqs.i[victim, PROGRESS] = 0
     reqs.i[victim, TARGET] = reqs.i[victim, ISL] + int(done * rate)
     enqueue_front(ranks, reqs, r, victim)
-    again = r if classes.i[c, ROLE] == AGGREGATED else reqs.i[victim, P_RANK]
+    again = r
+    if classes.i[c, ROLE] == DECODE:
+        if groups.i[reqs.i[victim, P_GROUP], STATE] == DOWN:
+            reassign(w, groups, ranks, reqs, victim)
+        again = reqs.i[victim, P_RANK]
     ranks.f[again, Q_TOKENS] += reqs.i[victim, TARGET]
     w.totals[c, RETRACTIONS] += 1
 
@@ -65,8 +82,9 @@ def retract(w: Any, classes: Any, c: int, ranks: Any, reqs: Any, r: int) -> None
 def retract_overflow(w: Any, classes: Any, c: int, groups: Any, ranks: Any, reqs: Any, g: int) -> None:
     """Retract on every rank of a worker until its next step fits the pools."""
     for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+        units = classes.f[c, UNITS_PER_STEP]
         while ranks.i[r, RUNNING] > 1 and (
-            ranks.f[r, USED_FULL] + ranks.f[r, ACCEPT] > classes.f[c, FULL]
-            or ranks.f[r, USED_SWA] + ranks.f[r, ACCEPT] > classes.f[c, SWA]
+            ranks.f[r, USED_FULL] + units * ranks.f[r, ACCEPT] > classes.f[c, FULL]
+            or ranks.f[r, USED_SWA] + units * ranks.f[r, ACCEPT] > classes.f[c, SWA]
         ):
-            retract(w, classes, c, ranks, reqs, r)
+            retract(w, classes, c, groups, ranks, reqs, r)

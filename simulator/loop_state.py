@@ -1,7 +1,8 @@
 """State of the compiled event loop: plain arrays, grouped by what they describe.
 
 A *class* is one role of the recipe (its workers are identical); a *group* is one worker, whose ranks
-step together; a *rank* is one attention-DP rank. All times are seconds, all sizes tokens.
+step together; a *rank* is one attention-DP rank. All times are seconds, all sizes tokens. Classes beyond
+the roles are *shapes*: a role at another draft length, which a group takes up as it runs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+from search_spaces.mtp import MOST_STEPS as MOST_STEPS
 
 F8 = NDArray[np.float64]
 I8 = NDArray[np.int64]
@@ -43,10 +46,16 @@ CONTEXT_POINTS = (20 - CONTEXT_LOG2_MIN) * PER_OCTAVE + 1
 # Columns of Classes.i
 ROLE, CHUNK, MAX_PREFILL, MAX_RUNNING, SLOTS, POLL, RESERVE, DRAFT, LOCAL_BUCKETS, DELAYER = range(10)
 (INTERVAL, DP, WORKERS, SPEC, CLIP, SWA_INTERVAL, MIXED, BALANCE, RADIX, KEPT_WINDOW, STAGES, OVERLAP,
- CRASHES, SMS, COMPILED_AT_START, CHUNK_PAGE, FIRST_USE_AT, NUM_CLASS_INTS) = range(10, 28)
+ CRASHES, SMS, COMPILED_AT_START, CHUNK_PAGE, FIRST_USE_AT, PROGRESS_BY, DRAW_METHOD, STEPS_DRAFTED,
+ ADAPTS, NUM_CLASS_INTS) = range(10, 32)
 # Columns of Classes.f
 FULL, SWA, RATIO_INIT, GAP, SEQ_EXPOSED, HOST_BASE, HOST_SEQ, EAGER, EXTEND, LAUNCH = range(10)
-EXPOSED, PREFILL_BASE, JOIN, SWA_RESERVE, COMPILE, FIRST_USE, NUM_CLASS_FLOATS = range(10, 17)
+(EXPOSED, PREFILL_BASE, JOIN, SWA_RESERVE, COMPILE, FIRST_USE, DRAW_MEAN, UNITS_PER_STEP,
+ NUM_CLASS_FLOATS) = range(10, 19)
+# Values of PROGRESS_BY: a step is one unit of the calendar, as many as are drawn, or a share (`progress`)
+ONE_UNIT, DRAWN_UNITS, UNIT_SHARE = range(3)
+# Values of DRAW_METHOD
+MATCH_EXPECTED, MULTINOMIAL = range(2)
 # Columns of the per-class totals
 (BUSY_PREFILL, BUSY_DECODE, BUSY_MIXED, STEPS_PREFILL, STEPS_DECODE, TOKENS_PREFILL, BATCH_SUM, CONTEXT_SUM,
  BLOCKED_SLOTS, BLOCKED_FULL, BLOCKED_SWA, RETRACTIONS, RANK_STEPS, WAITED, IDLE_RANK_STEPS, RANK_MAX_SUM,
@@ -58,17 +67,20 @@ SEND, ARRIVE, GRANT, PREFILL_START, PREFILL_END, READY, FIRST, DONE, NUM_TIMES =
  FOLLOW, PROMPT, ANSWER, HIT, KEPT, NUM_REQ_INTS) = range(18)
 # Columns of Ranks.i
 (Q_HEAD, Q_TAIL, Q_LEN, R_HEAD, R_TAIL, RUNNING, ACTIVE, ITERATION, C_HEAD, C_TAIL, C_TOKENS, LINGER, PARTIAL,
- EVICTED_AT, SNAPSHOT, X_HEAD, X_TAIL, NUM_RANK_INTS) = range(18)
+ EVICTED_AT, SNAPSHOT, X_HEAD, X_TAIL, FORWARDS, DRAWS, LAST_UNITS,
+ NUM_RANK_INTS) = range(21)
 # Columns of Ranks.f
 (USED_FULL, USED_SWA, CONTEXT, ACCEPT, LINGER_FULL, LINGER_SWA, LINGER_CONTEXT, NTR, REMAINING, C_CONTEXT,
- Q_TOKENS, CACHED_FULL, CACHED_SWA, GROWN, NUM_RANK_FLOATS) = range(15)
+ Q_TOKENS, CACHED_FULL, CACHED_SWA, GROWN, UNIT_REST, NUM_RANK_FLOATS) = range(16)
 # Columns of Groups.i
 (CLASS, RANK0, RANKS, STATE, TURN, PREFILL_AGE, STEP_COUNT, DECODE_STREAK, FORMED, FORMED_RANKS,
- COMPILED, PROMPTED, NUM_GROUP_INTS) = range(13)
+ COMPILED, PROMPTED, SHAPE, NUM_GROUP_INTS) = range(14)
 IDLE, IN_PREFILL, IN_DECODE, IN_MIXED, DOWN = range(5)
+# Columns of Drafting.rule
+EMA_ALPHA, EVERY, WARMUP, DOWN_BY, UP_BY, CEILING, NUM_RULE_FLOATS = range(7)
 # Columns of World.counters and World.clock
 (HEAP_SIZE, SEQUENCE, SENT, DUE, LIVE, CAP, COMPLETED, TURN_P, TURN_D, RNG, P_POLICY, ROOMS,
- RESENT, NUM_COUNTERS) = range(14)
+ RESENT, DRAW_SEED, NUM_COUNTERS) = range(15)
 NOW, FRONT_REQUEST, FRONT_TOKEN, FRONT_LATENCY, THINK, NUM_CLOCKS = range(6)
 # fmt: on
 
@@ -88,6 +100,8 @@ class Classes(NamedTuple):
     """[class, tokens]"""
     bucket: I8
     """[class, batch] batch after padding to a captured graph; -1 runs eagerly."""
+    progress: F8
+    """[class, batch] units of the calendar per step under UNIT_SHARE."""
 
 
 class Groups(NamedTuple):
@@ -154,6 +168,30 @@ class Requests(NamedTuple):
     """Window-pool tokens held after prefill."""
 
 
+class Drafting(NamedTuple):
+    """Draft lengths that follow acceptance; no tiers where they stay."""
+
+    batch: I8
+    """[tier] smallest batch; the first tier also holds below."""
+    candidates: I8
+    """[tier, candidate] draft steps, ascending."""
+    num_candidates: I8
+    rule: F8
+    """[tier, column]"""
+    shape_of: I8
+    """[draft steps] class whose row holds their costs; -1 none."""
+    alive: F8
+    """[position] probability that a draft and all before it are accepted."""
+    chosen: I8
+    """[group, tier] candidate in force."""
+    seen: I8
+    """[group, tier] steps that were learned from."""
+    mean: F8
+    """[group, tier] running mean of accepted drafts."""
+    last: I8
+    """[group, 2] sequences (0 none) and draft steps of the step that is still to be learned from."""
+
+
 class World(NamedTuple):
     """What all groups share."""
 
@@ -173,3 +211,4 @@ class World(NamedTuple):
     """[class, column] sums over the run."""
     groups_of: I8
     """[role, 2] first group and number of groups per role."""
+    drafting: Drafting

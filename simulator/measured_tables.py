@@ -135,13 +135,20 @@ def _tables(steps: StepProfile) -> tuple[RoleTables, RoleTables]:
     return _table(found["prefill"]), _table(found["decode"])
 
 
+def _decisive(group: EngineGroup, name: str) -> object:
+    """A field as far as it decides the time of a step: pretended acceptance takes what real one does."""
+    if name == "mtp" and group.mtp is not None and group.mtp.adaptive is None:
+        return group.mtp.computed
+    return getattr(group, name)
+
+
 def check_steps(steps: StepProfile, recipe: Recipe) -> None:
     """Raise `BadInput` where the profile does not speak for the recipe."""
     group = recipe.aggregated
     if group is None:
         raise BadInput(f"steps={steps.name!r} are of one worker that does both; give an aggregated recipe")
     for name, ours, theirs in (
-        *((n, getattr(group, n), getattr(steps.group, n)) for n in LAYOUT),
+        *((n, _decisive(group, n), _decisive(steps.group, n)) for n in LAYOUT),
         ("model", recipe.model, steps.model),
         ("hardware", recipe.hardware, steps.hardware),
     ):

@@ -30,6 +30,9 @@ C128_STATE_ROW_BYTES = 4_096
 """128:1 compressor state per ring row and layer."""
 C128_ONLINE_STATE_BYTES = 6_144
 """128:1 online compressor state per request slot and layer."""
+MARKOV_RANK = 256
+"""Rank of the tables by which DSpark's drafted tokens shift each other's logits (`dspark_markov_rank`;
+assumed, in no public source read)."""
 ROPE_TABLE_BYTES = 2 * 268_435_456
 """Two cached rotary tables."""
 RUNTIME_BYTES = 2 * BYTES_PER_GIB
@@ -76,6 +79,13 @@ def weight_bytes(
     found["embedding_and_head"] = table / embedding_shards + table / head_shards
     if group.mtp and with_mtp:
         found["mtp_layer"] = sum(per_layer.values()) + 2.0 * model.hidden**2 * BYTES_FP8
+        if group.mtp.algorithm == "dspark":
+            # One projection of target states instead of two; wo_a stays BF16; two Markov tables per rank.
+            found["mtp_layer"] += (
+                model.params_wo_a * (BYTES_BF16 - wo_a_bytes) / attention_tp
+                - model.hidden**2 * BYTES_FP8
+                + 2 * model.vocab * MARKOV_RANK * BYTES_BF16
+            )
     return found
 
 

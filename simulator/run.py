@@ -19,7 +19,7 @@ from search_spaces.errors import BadInput, Infeasible
 from search_spaces.outage import Outage
 from simulator import loop_state as ls
 from simulator.loop_aggregated import FINISHED, STUCK, advance
-from simulator.loop_failure import take_down
+from simulator.loop_failure import bring_up, take_down
 from simulator.memory import MemoryBudget
 from simulator.world import ROLE_CODES, Setting, State, prepare
 
@@ -113,7 +113,8 @@ def _act(state: State, moment: _Moment) -> None:
     what = moment.outage
     g = int(state.world.groups_of[ROLE_CODES[what.role], 0]) + what.worker
     if moment.comes_back:
-        state.groups.i[g, ls.STATE] = ls.IDLE
+        state.world.clock[ls.NOW] = max(state.world.clock[ls.NOW], moment.at_s)
+        bring_up(state.world, state.classes, state.groups, state.ranks, state.reqs, g)
         return
     if state.groups.i[g, ls.STATE] == ls.DOWN:
         return

@@ -16,6 +16,7 @@ from search_spaces.step_profile import StepProfile
 from search_spaces.units import MS_PER_S, seconds_from_ms
 from simulator import loop_state as ls
 from simulator.ceiling import ceiling
+from simulator.draft_shapes import window_at
 from simulator.intervals import Interval, Spread, intervals
 from simulator.measured_tables import beyond_steps, surfaces
 from simulator.memory import MemoryBudget
@@ -217,8 +218,10 @@ def _breakdown(setting: Setting, roles: list[RoleUse]) -> dict[str, dict[str, di
                 prefill_cost(scn, tokens, setting.workload.mean_isl / 2)
             )
         if use.mean_batch_per_rank > 0:
-            batch = np.array([max(use.mean_batch_per_rank, 1.0)])
-            found[f"{use.role} decode step"] = _described(decode_cost(scn, batch, use.mean_context_tokens))
+            batch = max(use.mean_batch_per_rank, 1.0)
+            window = window_at(setting, scn.group, batch)
+            cost = decode_cost(scn, np.array([batch]), use.mean_context_tokens, window=window)
+            found[f"{use.role} decode step"] = _described(cost)
     return found
 
 

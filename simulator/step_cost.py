@@ -20,6 +20,7 @@ from simulator import batch_overlap, op_costs
 from simulator.calibration import Calibration, HostCosts
 from simulator.expert_load import placement_ratio, rebalance_s, timed_alpha
 from simulator.kernel_model import KernelModel, Source, kernel_model
+from simulator.memory import MARKOV_RANK
 from simulator.op_costs import Floats
 from simulator.step_parts import StepCost
 
@@ -65,13 +66,14 @@ class Scenario:
         return kernel_model(self.model, self.hardware)
 
 
-def moe_seconds(scn: Scenario, tokens: Floats, prefill: bool, window: int = 1) -> tuple[Floats, Source]:
+def moe_seconds(scn: Scenario, tokens: Floats, prefill: bool, window: ArrayLike = 1) -> tuple[Floats, Source]:
     """Routed experts of one layer with their communication, for `tokens` per attention rank.
 
     `window` consecutive tokens of one sequence choose partly the same experts. That saves weight reads
     where the experts are bound by them, and nothing where they are bound by FLOPs.
     """
-    if window == 1:
+    window = np.asarray(window, float)
+    if np.all(window == 1):
         return _moe_seconds(scn, tokens, prefill)
     shared = scn.calibration.draft_expert_overlap
     distinct = tokens * (1 + (window - 1) * (1 - shared)) / window
@@ -211,7 +213,14 @@ def _slowdown(scn: Scenario, prefill: bool) -> float:
 
 
 def forward_cost(
-    scn: Scenario, tokens: ArrayLike, context: ArrayLike, *, prefill: bool, graph: bool, rows: ArrayLike
+    scn: Scenario,
+    tokens: ArrayLike,
+    context: ArrayLike,
+    *,
+    prefill: bool,
+    graph: bool,
+    rows: ArrayLike,
+    window: ArrayLike = 1,
 ) -> StepCost:
     """GPU cost of the main layers and the head.
 
@@ -222,6 +231,7 @@ def forward_cost(
         prefill: prompt tokens in few sequences, rather than one or a few per sequence.
         graph: whether a CUDA graph is replayed.
         rows: logits computed per rank.
+        window: consecutive tokens of one sequence.
     """
     t, ctx = np.broadcast_arrays(np.asarray(tokens, float), np.asarray(context, float))
     heads = max(1, scn.model.num_heads // scn.group.attention_tp)
@@ -229,7 +239,7 @@ def forward_cost(
     if halves:
         t = t / 2
         scn = replace(scn, stack=scn.stack.toggled(off=("mhc_fused_post_pre",)))
-    moe = moe_seconds(scn, t, prefill, 1 if prefill else scn.group.draft_tokens)
+    moe = moe_seconds(scn, t, prefill, window)
     total = StepCost()
     for ratio, count in scn.model.layer_kinds().items():
         if prefill:
@@ -276,24 +286,59 @@ def mtp_layer_cost(
     return _sustained(layer, _slowdown(scn, prefill))
 
 
-def decode_cost(scn: Scenario, batch: ArrayLike, context: ArrayLike, graph: bool = True) -> StepCost:
-    """GPU cost of one decode iteration of `batch` sequences per rank: verify and draft when drafting."""
-    b = np.asarray(batch, float)
-    q = scn.group.draft_tokens
-    cost = forward_cost(scn, b * q, context, prefill=False, graph=graph, rows=b * q)
-    if scn.group.mtp:
-        steps = scn.group.mtp.num_steps
+def decode_cost(
+    scn: Scenario,
+    batch: ArrayLike,
+    context: ArrayLike,
+    graph: bool = True,
+    window: ArrayLike | None = None,
+) -> StepCost:
+    """GPU cost of one decode iteration of `batch` sequences per rank: verify and draft when drafting.
+
+    `window` is the mean number of tokens verified per sequence; None verifies the whole draft.
+    """
+    b, mtp = np.asarray(batch, float), scn.group.mtp
+    q = np.asarray((mtp.num_steps + 1 if mtp else 1) if window is None else window, float)
+    cost = forward_cost(scn, b * q, context, prefill=False, graph=graph, rows=b * q, window=q)
+    if mtp is not None and mtp.algorithm == "dspark":
+        cost.add("draft", dspark_block_s(scn, b, context, mtp.num_steps, q), "analytic")
+    elif mtp is not None:
         draft = mtp_layer_cost(scn, b, context, False, b)
         extend = mtp_layer_cost(scn, b * q, context, False, b)
-        drafts = extend.merged(draft, steps - 1)
+        drafts = extend.merged(draft, max(mtp.num_steps - 1, 0))
         cost.add("draft", drafts.gpu_s, "fitted")
     return cost
+
+
+def dspark_block_s(scn: Scenario, batch: Floats, context: ArrayLike, block: int, verified: Floats) -> Floats:
+    """One pass of the DSpark layer over `block` tokens per sequence, its sampling, and what it keeps.
+
+    The layer has the MTP layer's shapes and a logit row per drafted token; each token's choice shifts the
+    next one's logits through a low-rank table; the draft's KV is projected from the hidden states of the
+    `verified` tokens. Analytic: no such pass was timed. Source: SGLang 0.5.23, `deepseek_v4_dspark`.
+    """
+    drafted = batch * block
+    layer = mtp_layer_cost(scn, drafted, context, False, drafted)
+    shards = scn.group.attention_tp if scn.group.dp_lm_head else scn.group.tp
+    bias, _ = scn.kernels.gemm_s(batch, scn.model.vocab / shards, MARKOV_RANK, bf16=True)
+    return layer.gpu_s + block * bias * _slowdown(scn, False) + dspark_kv_s(scn, batch * verified, False)
+
+
+def dspark_kv_s(scn: Scenario, tokens: ArrayLike, prefill: bool) -> Floats:
+    """Projection of target hidden states to the draft layer's KV."""
+    model = scn.model
+    hidden, _ = scn.kernels.gemm_s(tokens, model.hidden, model.hidden)
+    keys, _ = scn.kernels.gemm_s(tokens, model.head_dim, model.hidden)
+    return (hidden + keys) * _slowdown(scn, prefill)
 
 
 def prefill_cost(scn: Scenario, tokens: ArrayLike, context: ArrayLike) -> StepCost:
     """GPU cost of one prefill step with `tokens` new tokens per rank at mean query context `context`."""
     cost = forward_cost(scn, tokens, context, prefill=True, graph=False, rows=np.ones(()))
-    if scn.group.mtp:
+    mtp = scn.group.mtp
+    if mtp is not None and mtp.algorithm == "dspark":
+        cost.add("draft", dspark_kv_s(scn, tokens, True), "analytic")
+    elif mtp is not None:
         cost.add("draft", mtp_layer_cost(scn, tokens, context, True, np.ones(())).gpu_s, "fitted")
     return cost
 
@@ -302,21 +347,28 @@ def decode_step_s(scn: Scenario, gpu_s: Floats, batch: ArrayLike, graph: bool = 
     """Wall time of a decode step: the GPU, or the host where it is slower."""
     host = scn.host
     b = np.asarray(batch, float)
-    busy = host.decode_launch_s(scn.group.draft_tokens - 1) + host.decode_sequence_s * b
+    mtp = scn.group.mtp
+    busy = host.decode_launch_s(mtp.draft_passes if mtp else 0) + host.decode_sequence_s * b
     if not graph:
         busy = busy + scn.model.num_layers * host.decode_eager_layer_s
     wall = np.maximum(gpu_s + host.step_gap_s + host.decode_exposed_sequence_s * b, busy)
-    if scn.group.mtp and not scn.stack.has("draft_extend_graph"):
+    if mtp is not None and mtp.algorithm == "eagle" and not scn.stack.has("draft_extend_graph"):
         wall = wall + host.draft_extend_s
     return wall
+
+
+def extends_prompts(group: EngineGroup) -> bool:
+    """Whether the draft layer runs over prompts too; DSpark only projects its KV there."""
+    return group.mtp is not None and group.mtp.algorithm == "eagle"
 
 
 def prefill_step_s(scn: Scenario, gpu_s: Floats) -> Floats:
     """Wall time of an eager prefill step: never less than the host needs to launch it."""
     host = scn.host
     layers = scn.model.num_layers * batch_overlap.launches_per_layer(scn.group)
-    layers += scn.model.num_mtp_layers if scn.group.mtp else 0
-    launch = layers * host.prefill_layer_s + (host.prefill_draft_s if scn.group.mtp else 0.0)
+    launch = layers * host.prefill_layer_s
+    if extends_prompts(scn.group):
+        launch += scn.model.num_mtp_layers * host.prefill_layer_s + host.prefill_draft_s
     if scn.group.prefill_graph and scn.stack.has("breakable_prefill_graph"):
         launch = launch / 4
     return np.maximum(gpu_s + host.prefill_exposed_fraction * launch, launch) + host.prefill_base_s

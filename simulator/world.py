@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -14,24 +14,28 @@ from search_spaces.model import ModelSpec
 from search_spaces.recipe import EngineGroup
 from search_spaces.stack import StackVersion
 from simulator import loop_state as ls
+from simulator.acceptance import simulated_length
+from simulator.adaptive_tables import drafting
 from simulator.batch_overlap import launches_per_layer
 from simulator.calibration import HostCosts
 from simulator.cost_tables import RoleTables, decode_tables, padded_batch, prefill_tables
+from simulator.draft_shapes import WHOLE, DraftShape, bare, shapes_of, trimmed
 from simulator.loop_costs import kernel_variant
 from simulator.measured_tables import check_steps, measured_role, plain_page_tokens
 from simulator.memory import PAGE_TOKENS, MemoryBudget, memory_budget
 from simulator.rank_state import empty_ranks
 from simulator.request_table import request_table
-from simulator.rng import loop_seed
+from simulator.rng import loop_seed, stream
 from simulator.setting import Relief as Relief
 from simulator.setting import Setting as Setting
 from simulator.setting import keeps_tail_only
-from simulator.step_cost import Scenario
+from simulator.step_cost import Scenario, extends_prompts
 from simulator.traffic import Traffic, traffic
 
 ROLE_CODES = {"prefill": ls.PREFILL, "decode": ls.DECODE, "aggregated": ls.AGGREGATED}
 POLICY_CODES = {"round_robin": 0, "load": 1, "random": 2, "kv": 3}
 BALANCE_CODES = {"auto": 0, "round_robin": 0, "total_requests": 1, "total_tokens": 2}
+DRAW_CODES = {"match-expected": ls.MATCH_EXPECTED, "multinomial": ls.MULTINOMIAL}
 EVICTION_INTERVAL = 128
 """Decode iterations between window evictions without per-request eviction (SGLang 0.5.15 default)."""
 
@@ -96,7 +100,8 @@ def _class_rows(
 ) -> tuple[list[int], list[float]]:
     host, relief, model = site.host, site.relief, site.model
     full, swa, running, slots = _relieved(budget, group, relief)
-    speculative = group.mtp is not None
+    speculative, mtp = group.mtp is not None, group.mtp
+    simulated = mtp.simulated_accept_length if mtp else None
     ints = [0] * ls.NUM_CLASS_INTS
     for column, value in {
         ls.ROLE: ROLE_CODES[role],
@@ -125,11 +130,15 @@ def _class_rows(
         ls.COMPILED_AT_START: _warm_variants(site, group),
         ls.FIRST_USE_AT: max(1, site.half_the_prompts // group.num_workers),
         ls.CHUNK_PAGE: PAGE_TOKENS if model else plain_page_tokens(group),
+        ls.PROGRESS_BY: ls.DRAWN_UNITS if simulated else ls.ONE_UNIT,
+        ls.DRAW_METHOD: DRAW_CODES[mtp.simulated_accept_method] if mtp else 0,
+        ls.STEPS_DRAFTED: mtp.num_steps if mtp else 0,
         ls.CRASHES: int(not site.stack.has("swa_evict_per_request")),
     }.items():
         ints[column] = int(value)
     depth = model.num_layers if model else 0  # measured steps contain their launches
-    layers = depth * launches_per_layer(group) + (model.num_mtp_layers if model and speculative else 0)
+    layers = depth * launches_per_layer(group)
+    layers += model.num_mtp_layers if model and extends_prompts(group) else 0
     # Of a pipeline the fullest stage sets the pace; each stage has a process that launches its own layers.
     launch = layers * host.prefill_layer_s * stage_share
     if model and speculative:
@@ -143,14 +152,16 @@ def _class_rows(
         ls.RATIO_INIT: 0.7 * group.schedule_conservativeness * (0.3 if group.attention_dp > 1 else 1.0),
         ls.GAP: host.step_gap_s * relief.decode_time,
         ls.SEQ_EXPOSED: host.decode_exposed_sequence_s * relief.decode_time,
-        ls.HOST_BASE: host.decode_launch_s(group.draft_tokens - 1) * relief.decode_time,
+        ls.HOST_BASE: host.decode_launch_s(mtp.draft_passes if mtp else 0) * relief.decode_time,
         ls.HOST_SEQ: host.decode_sequence_s * relief.decode_time,
         ls.EAGER: depth * host.decode_eager_layer_s * relief.decode_time,
         ls.SWA_RESERVE: 0 if site.stack.has("swa_budget") else group.reserved_decode_tokens,
         ls.JOIN: (host.join_stall_s if group.attention_dp > 1 else 0.0) * relief.decode_time,
         ls.EXTEND: host.draft_extend_s * relief.decode_time
-        if speculative and not site.stack.has("draft_extend_graph")
+        if extends_prompts(group) and not site.stack.has("draft_extend_graph")
         else 0.0,
+        ls.DRAW_MEAN: simulated or 0.0,
+        ls.UNITS_PER_STEP: simulated_length(mtp) if mtp and simulated else 1.0,
         ls.LAUNCH: launch * relief.prefill_time,
         ls.EXPOSED: host.prefill_exposed_fraction,
         ls.COMPILE: site.compile_s,
@@ -196,8 +207,7 @@ class RoleClass:
 @lru_cache(maxsize=8192)
 def _role_class(scn: Scenario, role: str) -> RoleClass:
     budget = memory_budget(scn.model, scn.group, scn.hardware, scn.stack, role)
-    layout = _layout_only(scn.group)
-    shared = Scenario(scn.model, scn.hardware, layout, scn.stack, scn.calibration)
+    shared = replace(scn, group=bare(scn.group))
     prefill = prefill_tables(shared) if role != "decode" else None
     decode = decode_tables(shared) if role != "prefill" else None
     found = prefill or decode
@@ -205,58 +215,97 @@ def _role_class(scn: Scenario, role: str) -> RoleClass:
     return RoleClass(budget, prefill or found, decode or found, padded_batch(scn, 2 * budget.slots + 1))
 
 
-@lru_cache(maxsize=8192)
-def _layout_only(group: EngineGroup) -> EngineGroup:
-    """The group with every field at its default that step costs do not depend on, to share tables."""
-    keep = {
-        "tp", "attention_dp", "moe_ep", "pp", "moe_backend", "moe_activation", "expert_weights",
-        "dp_lm_head", "mtp", "mem_fraction_static", "redundant_experts", "eplb", "eplb_rebalance_steps",
-        "eplb_min_utilization", "expert_location", "expert_dispatch", "waterfill", "two_batch_overlap",
-        "single_batch_overlap", "deepep_mode",
-    }  # fmt: skip
-    values = {name: getattr(group, name) for name in keep}
-    values |= {"mem_fraction_static": 0.5, "max_running_per_rank": 1, "chunk_tokens_per_rank": 64}
-    return EngineGroup.model_construct(**values)
+class ClassTables(NamedTuple):
+    """What a run's roles cost and hold."""
+
+    classes: ls.Classes
+    """One row per role, then one per draft length that an adaptive role may take."""
+    roles: list[str]
+    budgets: list[MemoryBudget]
+    """By role."""
+    shape_of: dict[int, int]
+    """Draft steps to the row with their costs; empty without an adaptive role."""
 
 
-def class_tables(setting: Setting) -> tuple[ls.Classes, list[str], list[MemoryBudget]]:
+def class_tables(setting: Setting) -> ClassTables:
     """Constants, cost tables and memory budgets of all roles.
 
     Raises:
         Infeasible: a role does not fit its GPUs.
     """
-    relief = setting.relief
-    roles = list(setting.recipe.groups)
-    site, groups = _Site.of(setting), setting.recipe.groups
+    roles, site = list(setting.recipe.groups), _Site.of(setting)
     if setting.steps is not None:
         check_steps(setting.steps, setting.recipe)
         group = setting.recipe.serving
         found = [RoleClass(*measured_role(setting.steps, group, setting.model is not None))]
-        rows = [_class_rows(site, roles[0], group, found[0].budget, 1.0)]
-        stages = np.ones(1)
     else:
-        scenarios = [setting.scenario(group) for group in groups.values()]
-        found = [_role_class(scn, role) for scn, role in zip(scenarios, roles, strict=True)]
-        rows = [_known_rows(scn, role, site) for scn, role in zip(scenarios, roles, strict=True)]
-        stages = np.array([_stage_share(scn.model, scn.group) for scn in scenarios])
-    width = max(len(part.bucket) for part in found)
-    bucket = np.full((len(found), width), -1, dtype=np.int64)
-    for row, part in zip(bucket, found, strict=True):
-        row[: len(part.bucket)] = part.bucket
-    classes = ls.Classes(
-        i=np.array([ints for ints, _ in rows], dtype=np.int64),
-        f=np.array([floats for _, floats in rows]),
-        decode_rank=np.stack([part.decode.rank for part in found]) * relief.decode_time,
-        decode_group=np.stack([part.decode.group for part in found]) * relief.decode_time,
-        prefill_rank=np.stack([part.prefill.rank for part in found])
+        found = [_role_class(setting.scenario(g), role) for role, g in setting.recipe.groups.items()]
+    rows = [_role_row(setting, site, role, part) for role, part in zip(roles, found, strict=True)]
+    serving = roles.index("decode") if setting.recipe.is_disaggregated else 0
+    shapes = shapes_of(setting, setting.recipe.serving)
+    shape_of = {steps: len(rows) + k for k, steps in enumerate(shapes)}
+    rows += [_shaped(setting, site, roles[serving], found[serving], shape) for shape in shapes.values()]
+    if shapes:
+        rows[serving].ints[ls.ADAPTS] = 1
+        rows[serving].ints[ls.PROGRESS_BY] = rows[-1].ints[ls.PROGRESS_BY]
+    return ClassTables(_classes(setting, rows), roles, [part.budget for part in found], shape_of)
+
+
+@dataclass
+class _Row:
+    """One row of `Classes`, before relief."""
+
+    ints: list[int]
+    floats: list[float]
+    part: RoleClass
+    stage_share: float
+    progress: NDArray[np.float64]
+
+
+def _role_row(setting: Setting, site: _Site, role: str, part: RoleClass) -> _Row:
+    group = setting.recipe.groups[role]
+    shape = trimmed(setting, group) if role != "prefill" else None
+    if shape is not None:
+        return _shaped(setting, site, role, part, shape)
+    if setting.steps is not None:
+        return _Row(*_class_rows(site, role, group, part.budget, 1.0), part, 1.0, WHOLE)
+    scn = setting.scenario(group)
+    ints, floats = _known_rows(scn, role, site)
+    # Copies: an adaptive role edits its row, and the cached one serves other settings.
+    return _Row(list(ints), list(floats), part, _stage_share(scn.model, group), WHOLE)
+
+
+def _shaped(setting: Setting, site: _Site, role: str, part: RoleClass, shape: DraftShape) -> _Row:
+    """The row of a role at a draft length of its own; progress is in shares of a step at its longest."""
+    share = _stage_share(setting.scenario(shape.group).model, shape.group)
+    ints, floats = _class_rows(site, role, shape.group, part.budget, share)
+    if ints[ls.PROGRESS_BY] == ls.ONE_UNIT:
+        ints[ls.PROGRESS_BY] = ls.UNIT_SHARE
+    part = replace(part, decode=shape.tables)
+    return _Row(ints, floats, part, share, shape.progress)
+
+
+def _classes(setting: Setting, rows: list[_Row]) -> ls.Classes:
+    relief = setting.relief
+    stages = np.array([row.stage_share for row in rows])
+    width = max(len(row.part.bucket) for row in rows)
+    bucket = np.full((len(rows), width), -1, dtype=np.int64)
+    for line, row in zip(bucket, rows, strict=True):
+        line[: len(row.part.bucket)] = row.part.bucket
+    return ls.Classes(
+        i=np.array([row.ints for row in rows], dtype=np.int64),
+        f=np.array([row.floats for row in rows]),
+        decode_rank=np.stack([row.part.decode.rank for row in rows]) * relief.decode_time,
+        decode_group=np.stack([row.part.decode.group for row in rows]) * relief.decode_time,
+        prefill_rank=np.stack([row.part.prefill.rank for row in rows])
         * relief.prefill_time
         * stages[:, None, None],
-        prefill_group=np.stack([part.prefill.group for part in found])
+        prefill_group=np.stack([row.part.prefill.group for row in rows])
         * relief.prefill_time
         * stages[:, None],
         bucket=bucket,
+        progress=np.stack([row.progress for row in rows]),
     )
-    return classes, roles, [part.budget for part in found]
 
 
 def _groups(setting: Setting, roles: list[str]) -> tuple[ls.Groups, int, NDArray[np.int64], list[int]]:
@@ -271,6 +320,7 @@ def _groups(setting: Setting, roles: list[str]) -> tuple[ls.Groups, int, NDArray
         for _ in range(group.num_workers):
             row = [0] * ls.NUM_GROUP_INTS
             row[ls.CLASS], row[ls.RANK0], row[ls.RANKS] = index, rank, group.attention_dp
+            row[ls.SHAPE] = index
             rank += group.attention_dp
             rows.append(row)
     count = len(rows)
@@ -284,12 +334,15 @@ def _groups(setting: Setting, roles: list[str]) -> tuple[ls.Groups, int, NDArray
     return found, rank, groups_of, counts
 
 
-def _world(setting: Setting, drawn: Traffic, num_classes: int, groups_of: NDArray[np.int64]) -> ls.World:
+def _world(
+    setting: Setting, drawn: Traffic, tables: ClassTables, groups_of: NDArray[np.int64], num_groups: int
+) -> ls.World:
     recipe, workload = setting.recipe, setting.workload
     host = setting.host
     size = 2 * len(drawn.isl) + 16
     counters = np.zeros(ls.NUM_COUNTERS, dtype=np.int64)
     counters[ls.RNG] = loop_seed(setting.seed)
+    counters[ls.DRAW_SEED] = int(stream(setting.seed, "simulated acceptance").integers(1, 1 << 62))
     counters[ls.CAP] = drawn.cap
     counters[ls.P_POLICY] = POLICY_CODES[recipe.frontend.policy]
     counters[ls.ROOMS] = 0 if setting.stack.has("aligned_bootstrap_rooms") else 1
@@ -309,8 +362,9 @@ def _world(setting: Setting, drawn: Traffic, num_classes: int, groups_of: NDArra
         starts=drawn.starts,
         start_s=drawn.start_s,
         frontends=np.zeros(processes),
-        totals=np.zeros((num_classes, ls.NUM_TOTALS)),
+        totals=np.zeros((len(tables.roles), ls.NUM_TOTALS)),
         groups_of=groups_of,
+        drafting=drafting(setting, num_groups, tables.shape_of),
     )
 
 
@@ -333,7 +387,8 @@ def prepare(setting: Setting) -> State:
     Raises:
         Infeasible: a role does not fit its GPUs.
     """
-    classes, roles, budgets = class_tables(setting)
+    tables = class_tables(setting)
+    classes, roles = tables.classes, tables.roles
     serving = setting.recipe.serving
     drawn = traffic(
         setting.workload, setting.seed, serving.context_length, not setting.recipe.is_disaggregated
@@ -343,5 +398,5 @@ def prepare(setting: Setting) -> State:
     longest = int(reqs.i[:, ls.ITERS].max()) + 2
     tree = drawn.tree if classes.i[:, ls.RADIX].any() else None
     ranks = empty_ranks(num_ranks, 1 << longest.bit_length(), classes, groups, tree)
-    world = _world(setting, drawn, len(roles), groups_of)
-    return State(classes, groups, ranks, reqs, world, roles, budgets, counts)
+    world = _world(setting, drawn, tables, groups_of, len(groups.next_s))
+    return State(classes, groups, ranks, reqs, world, roles, tables.budgets, counts)

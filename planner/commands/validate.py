@@ -49,7 +49,7 @@ EXAMPLE = example(
 def command(**options: Any) -> None:
     """Simulate measured points and print errors per point and per lane.
 
-    A lane is <hardware>-<disagg|agg>-<pro|flash>-<mtp|nomtp>. Points that cannot be compared are
+    A lane is <hardware>-<disagg|agg>-<pro|flash>-<mtp|dspark|nomtp>. Points that cannot be compared are
     listed with the reason. An error is predicted / measured - 1.
 
     With --cross-validate every error is out of fold: folds keep siblings together, and each platform is

@@ -97,8 +97,27 @@ def test_topology_only_point_takes_the_lane_settings():
 
 
 def test_refused_point_keeps_its_numbers():
-    point = POINTS["cookbook-v0.5.16flash-0731-h200-flash-fp4-low-latency-c1"]
-    assert point.refused == "DSpark drafts are not modelled" and point.recipe is None and point.measured
+    point = POINTS["ix870-h200-dsr1-fp8-agg-tp8-1k1k-c8"]
+    assert point.refused == "other model: DeepSeek-R1-0528" and point.recipe is None and point.measured
+
+
+def test_dspark_point_has_the_engine_s_block_and_its_measured_acceptance():
+    record = next(
+        r
+        for r in yaml.safe_load((DATA / "points_small.yaml").read_text())
+        if (r.get("mtp") or {}).get("algorithm") == "DSPARK"
+    )
+    point = POINTS[record["id"]]
+    assert point.refused is None and point.recipe.topology == "1xTP4-DSPARK7"
+    assert point.workload.accept_length is None
+    lengths = "5.47 (c64), 5.43 (c256)"  # sgl-project/sglang#33083
+    for load, length in ((64, 5.47), (256, 5.43), (1, None)):
+        workload = record["workload"] | {"max_concurrency": load}
+        stated = {**record, "workload": workload, "mtp": record["mtp"] | {"acceptance_length": lengths}}
+        found = point_from_record(stated).workload
+        assert found is not None and found.accept_length == length
+    dated = {**record, "engine": {"name": "sglang", "version_or_image": "main (Aug 2026)"}}
+    assert point_from_record(dated).refused is None, "a build that ran DSpark has it"
 
 
 def test_other_models_are_refused_and_broken_records_named(tmp_path):

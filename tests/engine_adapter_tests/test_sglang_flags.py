@@ -136,7 +136,7 @@ def test_unknown_flags_and_variables_are_kept():
         ({"tp": 4, "chunked-prefill-size": 8192.5}, {}, "whole number"),
         ({"tp": 4, "moe-a2a-backend": "pplx"}, {}, "not modelled"),
         ({"tp": 4, "moe-runner-backend": "flashinfer_trtllm"}, {}, "does not run"),
-        ({"tp": 4, "speculative-algorithm": "DSPARK"}, {}, "not modelled"),
+        ({"tp": 4, "speculative-algorithm": "DSPARK"}, {}, "unknown before"),
         ({"tp": 4, "speculative-algo": "EAGLE", "speculative-eagle-topk": 4}, {}, "must be 1"),
         ({"tp": 4, "speculative-num-steps": 3}, {}, "no effect"),
         ({"tp": 4, "speculative-algo": "EAGLE"}, {"SGLANG_OPT_USE_ONLINE_COMPRESS": "1"}, "speculative"),

@@ -13,6 +13,7 @@ from planner.whatif import WhatIf, combinations, default_drivers, whatif
 from planner.whatif_picture import bars, whatif_pictures
 from planner.whatif_text import whatif_text
 from search_spaces.errors import BadInput
+from search_spaces.mtp import Mtp
 from simulator.acceptance import mean_accept
 from tests.planner_tests.samples import recipe_file, servecast
 
@@ -159,6 +160,17 @@ def test_relative_values_scale_the_present_one(public):
     assert now.workload.isl == public.workload.isl // 2
     assert now.recipe.decode.mem_fraction_static == pytest.approx(0.9 * before.decode.mem_fraction_static)
     assert now.recipe.prefill.num_workers == 9
+
+
+def test_acceptance_says_where_it_decides_nothing(public):
+    for change in ("accept_length=2.5", "decode.mtp.simulated_accept_length=2.5"):
+        found = applied(public, change, "mtp.acceptance=0.5")
+        assert any("no effect" in note for note in found.notes), change
+
+
+def test_drafting_is_switched_on_by_its_length_alone(setting):
+    assert setting.recipe.mtp is None
+    assert applied(setting, "mtp=2").setting.recipe.serving.mtp == Mtp(num_steps=2)
 
 
 def test_acceptance_is_that_of_the_prompts_whatever_the_stack(public):

@@ -17,6 +17,7 @@ from tests.search_spaces_tests.samples import AGGREGATED, DISAGGREGATED, bent
 
 CHAT = {"isl": 8192, "osl": 1024, "prompts": "chat"}
 MTP3 = {"num_steps": 3}
+DSPARK = {"num_steps": 7, "algorithm": "dspark"}
 MEGAMOE_DEP8 = AGGREGATED | {
     "aggregated": DISAGGREGATED["prefill"]
     | {"tp": 8, "attention_dp": 8, "moe_ep": 8, "num_workers": 1, "graph_max_batch_per_rank": 64}
@@ -304,6 +305,53 @@ CASES = [
         engine="0.5.23",
     ),
     Case("mtp-roles", DISAGGREGATED, {"prefill__mtp": {"num_steps": 1}}, {"prefill__mtp": None}, "soft"),
+    Case(
+        "dspark-release",
+        AGGREGATED,
+        {"aggregated__mtp": DSPARK},
+        {"aggregated__mtp": MTP3},
+    ),
+    Case(
+        "dspark-dp-head",
+        MEGAMOE_DEP8,
+        {"aggregated__mtp": DSPARK, "aggregated__dp_lm_head": False},
+        {"aggregated__dp_lm_head": True},
+        engine="0.5.23",
+    ),
+    Case(
+        "dspark-all-to-all",
+        DEEPEP_DEP8,
+        {"aggregated__mtp": DSPARK, "aggregated__deepep_cap_tokens": 1024},
+        {"aggregated__mtp": None},
+        engine="0.5.23",
+    ),
+    Case(
+        "dspark-verify",
+        MEGAMOE_DEP8,
+        {"aggregated__mtp": DSPARK | {"verify": "compact"}},
+        {"aggregated__mtp": DSPARK},
+        engine="0.5.23",
+    ),
+    Case(
+        "dspark-simulated",
+        AGGREGATED,
+        {"aggregated__mtp": DSPARK | {"verify": "cap-accept", "simulated_accept_length": 2.0}},
+        {"aggregated__mtp": DSPARK | {"simulated_accept_length": 2.0}},
+        engine="0.5.23",
+    ),
+    Case(
+        "adaptive-dp",
+        MEGAMOE_DEP8,
+        {"aggregated__mtp": MTP3 | {"adaptive": {}}},
+        {"aggregated__mtp": MTP3},
+        "soft",
+    ),
+    Case(
+        "adaptive-steps",
+        AGGREGATED,
+        {"aggregated__mtp": {"num_steps": 5, "adaptive": {}}},
+        {"aggregated__mtp": MTP3 | {"adaptive": {}}},
+    ),
     Case(
         "slots",
         MEGAMOE_DEP8,

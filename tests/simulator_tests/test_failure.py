@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from simulator.run import drive, run
 from simulator.world import prepare
 from tests.simulator_tests.test_loop import assert_everything_is_returned, assert_ordered, small_settings
 from tests.simulator_tests.test_prefix_cache import cached_settings, check_caches
-from tests.simulator_tests.worlds import aggregated, fixed, group, setting, split
+from tests.simulator_tests.worlds import V0523, aggregated, fixed, group, setting, split
 
 SMALL = fixed(2000, 200, 32, 160)
 
@@ -70,6 +71,23 @@ def test_radix_caches_stay_consistent(what):
     check_caches(state)
     assert (state.ranks.cache.locks == 0).all()
     np.testing.assert_allclose(state.ranks.f[:, ls.Q_TOKENS], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("back", [False, True], ids=["for ever", "for a while"])
+def test_what_is_retracted_after_its_prefill_worker_died_is_prefilled(back):
+    """By another worker. Few moments show it: the window of a run in which a batch outgrows its pool."""
+    tight: dict[str, Any] = {
+        "max_running_per_rank": 3,
+        "swa_full_tokens_ratio": 0.02,
+        "max_total_tokens": 40_000,
+    }
+    prefill = group("TP4", num_workers=2, chunk_tokens_per_rank=1024, **tight)
+    decode = group("TP8", 5, num_workers=2, chunk_tokens_per_rank=1024, graph_max_batch_per_rank=4, **tight)
+    what = setting(split(prefill, decode, model="flash"), fixed(1024, 300, 8, 120), V0523, seed=4)
+    end_s = run(what).end_s
+    for share in np.linspace(0.02, 0.98, 241)[5:25]:
+        outage = Outage(role="prefill", worker=1, at_s=share * end_s, back_s=end_s if back else None)
+        assert (run(replace(what, outages=(outage,))).reqs.t[:, ls.DONE] > 0).all()
 
 
 def test_an_outage_after_the_end_changes_nothing():

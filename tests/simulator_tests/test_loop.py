@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_spaces.errors import Infeasible
+from search_spaces.mtp import AdaptiveSteps, Mtp
 from search_spaces.workload import Workload
 from simulator import loop_state as ls
 from simulator.calibration import Calibration, HostCosts
@@ -34,13 +35,22 @@ from tests.simulator_tests.worlds import (
     watched,
 )
 
+DRAFTS = (
+    Mtp(num_steps=3, simulated_accept_length=2.49),
+    Mtp(num_steps=7, simulated_accept_length=3.0, simulated_accept_method="multinomial"),
+    Mtp(num_steps=3, adaptive=AdaptiveSteps()),
+    Mtp(num_steps=3, adaptive=AdaptiveSteps(), simulated_accept_length=1.4),
+    Mtp(num_steps=7, algorithm="dspark"),
+    Mtp(num_steps=5, algorithm="dspark", verify="compact", verify_costs="costs.json"),
+)
+"""Drafts beside the plain one, whose steps carry requests by more or less than one unit."""
 LAYOUTS = ("TP4", "TP8", "DEP4", "DEP8", "DPA4")
 
 
 @st.composite
 def small_settings(draw):
     """Any deployment on GB300 that fits, with a load of at most 400 requests."""
-    mtp = draw(st.integers(0, 3))
+    mtp = draw(st.one_of(st.integers(0, 3), st.sampled_from(DRAFTS)))
     layout = draw(st.sampled_from(LAYOUTS))
     model = "flash" if layout == "DPA4" else draw(st.sampled_from(["pro", "flash"]))
     common = {

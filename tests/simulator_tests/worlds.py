@@ -32,7 +32,7 @@ LONGEST_S = 1e5
 """Simulated seconds that no load of these tests needs."""
 
 
-def group(layout: str, mtp: int = 0, **changes: object) -> EngineGroup:
+def group(layout: str, mtp: int | Mtp = 0, **changes: object) -> EngineGroup:
     """One worker of `TP4` (dense), `DEP8` (MegaMoE with DP attention) or `DPA4` (TP experts)."""
     kind, size = layout.rstrip("0123456789"), int(layout.lstrip("ADEPT"))
     fields: dict[str, object] = {
@@ -47,12 +47,12 @@ def group(layout: str, mtp: int = 0, **changes: object) -> EngineGroup:
     if kind == "DPA":
         fields |= {"attention_dp": size}
     if mtp:
-        fields |= {"mtp": Mtp(num_steps=mtp)}
+        fields |= {"mtp": mtp if isinstance(mtp, Mtp) else Mtp(num_steps=mtp)}
     return EngineGroup.model_validate(fields | changes)
 
 
 def aggregated(
-    layout: str, mtp: int = 0, hardware: str = "gb300", model: str = "pro", **changes: object
+    layout: str, mtp: int | Mtp = 0, hardware: str = "gb300", model: str = "pro", **changes: object
 ) -> Recipe:
     """A deployment of workers that prefill and decode."""
     return Recipe(
