@@ -97,6 +97,18 @@ def live_server(
         server.stop()
 
 
+@contextmanager
+def recorded_server(
+    recipe: Recipe, options: LiveOptions, log: Path, say: Say
+) -> Iterator[tuple[SglangServer, LaunchCommand | None, Path | None]]:
+    """A live server and the folder of the recorder that it runs; no folder where it was attached to."""
+    with tempfile.TemporaryDirectory(prefix="servecast-steps-") as folder:
+        env = install_recorder(Path(folder))
+        recorder = None if options.endpoint else Path(folder)
+        with live_server(recipe, options, log, say, env) as (server, command):
+            yield server, command, recorder
+
+
 def device_name(info: ServerInfo) -> str:
     """The local device as its driver prints it."""
     if info.device == "cpu":
@@ -128,20 +140,17 @@ def profile_steps(recipe_text: str, plan: StepPlan, options: LiveOptions, out: P
     recipe = live_recipe(recipe_text)
     if recipe.aggregated is None:
         raise BadInput(f"recipe={recipe.name!r} is disaggregated; measure an aggregated worker")
-    with tempfile.TemporaryDirectory(prefix="servecast-steps-") as folder:
-        env = install_recorder(Path(folder))
-        recorder = None if options.endpoint else Path(folder)
-        with live_server(recipe, options, Path(f"{out}.log"), say, env) as (server, command):
-            info = server.info()
-            head = {
-                "recipe": recipe.digest,
-                "engine": f"{info.engine} {info.engine_version}",
-                "model_path": info.model_path,
-                "by": "client" if recorder is None else "recorder",
-            }
-            journal = Journal(Path(f"{out}.jsonl"), head)
-            driver = StepDriver(server, recipe.serving, plan, recorder)
-            measure_steps(driver, journal, info, lambda point: say(_told(point)))
+    with recorded_server(recipe, options, Path(f"{out}.log"), say) as (server, command, recorder):
+        info = server.info()
+        head = {
+            "recipe": recipe.digest,
+            "engine": f"{info.engine} {info.engine_version}",
+            "model_path": info.model_path,
+            "by": "client" if recorder is None else "recorder",
+        }
+        journal = Journal(Path(f"{out}.jsonl"), head)
+        driver = StepDriver(server, recipe.serving, plan, recorder)
+        measure_steps(driver, journal, info, lambda point: say(_told(point)))
     found = profile_of(
         journal,
         recipe,

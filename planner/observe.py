@@ -16,10 +16,16 @@ from engine_adapter.observations import (
     prediction_record,
     steps_digest,
 )
+from engine_adapter.sglang_server import SglangServer
 from engine_adapter.yaml_files import parse_yaml, read_text
-from planner.live import LiveOptions, Say, device_name, live_recipe, live_server, now
+from planner.file_writer import write_files
+from planner.live import LiveOptions, Say, device_name, live_recipe, now, recorded_server
 from planner.recipe_source import stack_for
+from planner.run_passes import last_seconds, passes_report, passes_text
 from planner.text_table import number, percent, table
+from profiler.recorder_files import read_passes
+from profiler.step_rows import Pass
+from profiler.steps import StepDriver, StepPlan
 from search_spaces.base import Noun
 from search_spaces.errors import BadInput, OutOfTolerance
 from search_spaces.recipe import Recipe
@@ -106,8 +112,24 @@ def point_id(what: Observation, workload: Workload, made_on: str) -> str:
     return f"{what.recipe.name}/{load}/{made_on}"
 
 
-def observe(what: Observation, options: LiveOptions, out: Path, say: Say) -> list[Comparison]:
-    """Write every prediction to `out`, then run each load and append what was observed."""
+def observe(
+    what: Observation,
+    options: LiveOptions,
+    out: Path,
+    say: Say,
+    warm_up: bool = True,
+    details: Path | None = None,
+) -> list[Comparison]:
+    """Write every prediction to `out`, then run each load and append what was observed.
+
+    Args:
+        what: recipe and loads.
+        options: how to reach the engine.
+        out: the list of records.
+        say: progress.
+        warm_up: whether passes of every size that the loads may need run once before the first load.
+        details: folder for each run's passes and request times.
+    """
     check_appendable(out)
     made_on = now()
     forecasts = [(point_id(what, w, made_on), w, predicted(what, w)) for w in what.workloads]
@@ -127,15 +149,40 @@ def observe(what: Observation, options: LiveOptions, out: Path, say: Say) -> lis
         )
         say(f"predicted {name}: {number(metrics['output_tokens_per_s_per_gpu'])} output tok/s/GPU")
     found = []
-    with live_server(what.recipe, options, Path(f"{out}.log"), say) as (server, command):
+    with recorded_server(what.recipe, options, Path(f"{out}.log"), say) as (server, command, recorder):
         info = server.info()
-        for name, workload, metrics in forecasts:
+        if warm_up:
+            say(f"warmed up with {warmed_up(server, what)} prompts")
+        for index, (name, workload, metrics) in enumerate(forecasts):
             say(f"running {name}")
             result = server.run_load(workload, what.recipe.num_gpus, what.seed)
+            passes = last_seconds(read_passes(recorder), result.duration_s) if recorder else []
             point = measured_point(what, name, workload, info, result, command)
-            append_record(out, observation_record(point, metrics, out.parent, what.steps_file))
+            record = observation_record(point, metrics, out.parent, what.steps_file)
+            if passes:
+                record["passes"] = report = passes_report(passes, what.steps)
+                say(passes_text(report))
+            append_record(out, record)
+            if details is not None:
+                keep_details(details / f"run{index}", passes, result)
             found.append(Comparison(id=name, workload=workload, predicted=metrics, measured=point.measured))
     return found
+
+
+def warmed_up(server: SglangServer, what: Observation) -> int:
+    """Run every size of pass that the loads may need; returns the number of prompts."""
+    driver = StepDriver(server, what.recipe.serving, StepPlan(), None)
+    limit = what.recipe.serving.max_running_per_rank
+    most = max(min(one.concurrency, limit) * one.isl for one in what.workloads)
+    return driver.warm_up(most, max(min(one.concurrency, limit) for one in what.workloads))
+
+
+def keep_details(folder: Path, passes: Sequence[Pass], result: LoadResult) -> None:
+    """Write a run's passes, a line each, and the load generator's record of its requests."""
+    rows = [{name: value for name, value in one._asdict().items() if value is not None} for one in passes]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    files = {"passes.jsonl": lines, "requests.json": json.dumps(result.details)}
+    write_files(files, folder, force=True)
 
 
 def measured_point(

@@ -163,3 +163,11 @@ def engine_options(command: F) -> F:
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+def warm_up_option(command: F) -> F:
+    """`--warm-up` or not."""
+    return click.option(
+        "--warm-up/--no-warm-up", default=True, show_default=True,
+        help="First run passes of every size once, so that the engine compiles nothing while it is timed.",
+    )(command)  # fmt: skip

@@ -56,6 +56,17 @@ def timed(passes: Sequence[Pass]) -> list[Timed]:
     return [item for item in found if item.wall_s > 0]
 
 
+def steady(walls: Iterable[Timed], lead: int) -> list[Timed]:
+    """Passes without the first `lead` that decode after a prefill."""
+    found, since = [], lead
+    for item in walls:
+        prefill = item.one.mode == "prefill"
+        since = 0 if prefill else since + (item.one.mode not in DRAFTS)
+        if prefill or since > lead:
+            found.append(item)
+    return found
+
+
 def _until(run: Sequence[Pass]) -> float:
     """Seconds from the start of the first pass to the start of the last."""
     busy = [one.gpu_s for one in run[:-1]]

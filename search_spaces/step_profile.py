@@ -71,6 +71,8 @@ class StepProfile(Noun):
     """Running requests per rank that the server reported."""
     request_s: float | None = Field(default=None, ge=0)
     """Seconds of a request outside passes, at one request in flight: client, HTTP, hand-over, detokenizer."""
+    request_token_s: float | None = Field(default=None, ge=0)
+    """Seconds that each token of its prompt adds to that, in a process that takes one request at a time."""
     measured_on: str
     """Date, ISO."""
     source: str

@@ -36,7 +36,11 @@ UNLIMITED_TOKENS = 1 << 40
 def no_host(steps: StepProfile) -> HostCosts:
     """Host costs beside steps that are wall times: none, but the request's own way in and out."""
     zero: dict[str, Any] = dict.fromkeys(HostCosts.model_fields, 0.0)
-    return HostCosts.model_construct(**(zero | {"request_latency_s": steps.request_s or 0.0}))
+    way = {
+        "request_latency_s": steps.request_s or 0.0,
+        "frontend_token_s": steps.request_token_s or 0.0,
+    }
+    return HostCosts.model_construct(**(zero | way))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from planner.options import counts_of, engine_options, example
+from planner.options import counts_of, engine_options, example, warm_up_option
 
 EXAMPLE = example(
     "Example: the steps of a server that Servecast starts from a recipe",
@@ -25,6 +25,7 @@ EXAMPLE = example(
     "--prefill-tokens", multiple=True, callback=counts_of, metavar="N[,..]", help="Prompt lengths, tokens."
 )
 @click.option("--passes", type=int, help="Decode passes per point.  [24]")
+@warm_up_option
 @engine_options
 def steps(**options: Any) -> None:
     """Measure decode steps over batch x context and prefill steps over prompt length into a step profile.
@@ -39,7 +40,8 @@ def steps(**options: Any) -> None:
     from profiler.steps import StepPlan
 
     names = ("batches", "contexts", "prefill_tokens", "passes")
-    plan = StepPlan.parse({name: options[name] for name in names if options[name]}, "profile steps")
+    given = {name: options[name] for name in names if options[name]}
+    plan = StepPlan.parse(given | {"warm_up": options["warm_up"]}, "profile steps")
     live = LiveOptions.from_options(options)
     found = profile_steps(
         options["recipe"], plan, live, Path(options["out"]), lambda t: click.echo(t, err=True)
