@@ -67,6 +67,29 @@ def steady(walls: Iterable[Timed], lead: int) -> list[Timed]:
     return found
 
 
+def turns(passes: Sequence[Pass]) -> dict[str, list[float]]:
+    """Host seconds from the results of a pass to the start of the pass that the host forms then.
+
+    An overlapped scheduler launches a pass, waits for the results of the one before, and begins anew. With
+    the GPU's times chained from the first pass on, the host is free when it has launched a pass and the GPU
+    has ended the one before that. Keys: `decode` between decode passes, `prefill` with a prefill on either
+    side. Nothing without GPU times or with drafts.
+    """
+    found: dict[str, list[float]] = {"prefill": [], "decode": []}
+    if any(one.gpu_s is None or one.host_s is None or one.mode in (*DRAFTS, "verify") for one in passes):
+        return found
+    ends: list[float] = []
+    for index, one in enumerate(passes):
+        start = one.t if not ends or one.gap_s is None else ends[-1] + one.gap_s
+        ends.append(start + (one.gpu_s or 0.0))
+        if index >= 2:
+            before = passes[index - 1]
+            free = max(before.t + (before.host_s or 0.0), ends[index - 2])
+            kind = "prefill" if "prefill" in (one.mode, before.mode) else "decode"
+            found[kind].append(one.t - free)
+    return found
+
+
 def _until(run: Sequence[Pass]) -> float:
     """Seconds from the start of the first pass to the start of the last."""
     busy = [one.gpu_s for one in run[:-1]]

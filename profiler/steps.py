@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from engine_adapter.adapter import ServerInfo
 from engine_adapter.sglang_server import SglangServer
 from profiler.recorder_files import read_passes
 from profiler.step_recorder import WRITE_EVERY_S
-from profiler.step_rows import Pass, Timed, client_passes, merged, rows, steady, timed
+from profiler.step_rows import Pass, Timed, client_passes, merged, rows, steady, timed, turns
 from search_spaces.base import Noun
 from search_spaces.errors import BadInput, MissingData
 from search_spaces.recipe import EngineGroup, Recipe
@@ -86,6 +87,8 @@ class PointRecord(Noun):
     point: StepPoint
     rows: tuple[StepRow, ...]
     request_s: float | None = None
+    turn_s: dict[str, float] = Field(default_factory=dict)
+    """Median host seconds between passes, by what they do (`step_rows.turns`)."""
 
 
 class Journal:
@@ -215,12 +218,19 @@ class StepDriver:
             return PointRecord(point=point, rows=(), request_s=self._request_seconds(point))
         decode = point.kind == "decode"
         walls: list[Timed] = []
+        between: dict[str, list[float]] = defaultdict(list)
         bursts = DECODE_BURSTS if decode else self.plan.repeats + 1
         new_tokens = -(-self.plan.passes // DECODE_BURSTS) + LEAD_PASSES + 3 if decode else 2
         for _ in range(bursts):
             passes, _ = self.run(point, new_tokens)
             walls += steady(timed(passes), LEAD_PASSES)
-        return PointRecord(point=point, rows=tuple(rows(walls, point.sequences if decode else None)))
+            for kind, seconds in turns(passes).items():
+                between[kind] += seconds
+        return PointRecord(
+            point=point,
+            rows=tuple(rows(walls, point.sequences if decode else None)),
+            turn_s={kind: float(np.median(seconds)) for kind, seconds in between.items() if seconds},
+        )
 
     def _request_seconds(self, point: StepPoint) -> float | None:
         """Median time of short requests outside their passes; None for a client, who sees them inside."""
@@ -249,6 +259,12 @@ def measure_steps(
     for point in left:
         journal.add(driver.measure(point))
         on_point(point)
+
+
+def median_turn(records: Sequence[PointRecord], kind: str) -> float | None:
+    """Median over points of the host seconds between passes of a kind; None where none were seen."""
+    known = [record.turn_s[kind] for record in records if kind in record.turn_s]
+    return max(0.0, float(np.median(known))) if known else None
 
 
 def request_seconds(latencies: Mapping[int, float]) -> tuple[float | None, float | None]:
@@ -295,6 +311,8 @@ def profile_of(
         max_running_requests=info.max_running_requests,
         request_s=base,
         request_token_s=token,
+        prefill_turn_s=median_turn(journal.records, "prefill"),
+        decode_turn_s=median_turn(journal.records, "decode"),
         measured_on=date,
         source=source,
         rows=found,

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from simulator.memory import MemoryBudget
 Floats = NDArray[np.float64]
 LAYOUT = ("tp", "attention_dp", "moe_ep", "pp", "moe_backend", "mtp", "overlap_schedule")
 """Fields of a group that change what a step takes: a profile speaks for groups that agree in them."""
+LEAST_S = 1e-6
 UNLIMITED_TOKENS = 1 << 40
 """Window pool of an architecture that has none."""
 
@@ -36,11 +37,46 @@ UNLIMITED_TOKENS = 1 << 40
 def no_host(steps: StepProfile) -> HostCosts:
     """Host costs beside steps that are wall times: none, but the request's own way in and out."""
     zero: dict[str, Any] = dict.fromkeys(HostCosts.model_fields, 0.0)
+    pipeline = host_pipeline(steps)
+    inside = pipeline.prefill_turn_s if pipeline else 0.0  # the loop adds the scheduler's turn itself
     way = {
-        "request_latency_s": steps.request_s or 0.0,
+        "request_latency_s": max(0.0, (steps.request_s or 0.0) - inside),
         "frontend_token_s": steps.request_token_s or 0.0,
     }
     return HostCosts.model_construct(**(zero | way))
+
+
+class HostPipeline(NamedTuple):
+    """What an overlapped scheduler's host needs for a pass, seconds; measured."""
+
+    prefill_launch_s: float
+    """To launch an eager prefill pass of any size, while the GPU computes what was launched before."""
+    decode_launch_s: float
+    prefill_turn_s: float
+    decode_turn_s: float
+
+
+HOST_BOUND = 1.08
+"""A pass that takes the GPU up to so many times what it takes the host waited for its launches."""
+
+
+@lru_cache(maxsize=64)
+def host_pipeline(steps: StepProfile) -> HostPipeline | None:
+    """The host's part of measured steps; None where it was not recorded, or drafts are between passes.
+
+    Prefill that begins a run of passes is looked at: the launches of a later one wait where the queue to the
+    GPU is full. Host and GPU are told apart by `HOST_BOUND`.
+    """
+    turns = (steps.prefill_turn_s, steps.decode_turn_s)
+    if steps.group.mtp or turns[0] is None or turns[1] is None:
+        return None
+    first = [r for r in steps.rows if r.mode == "prefill" and r.context == 0 and r.host_s and r.gpu_s]
+    decode = [r.host_s for r in steps.rows if r.mode == "decode" and r.host_s]
+    if not first or not decode:
+        return None
+    bound = [r.host_s for r in first if (r.gpu_s or 0.0) <= HOST_BOUND * (r.host_s or 0.0)]
+    launch = float(np.median([s for s in bound if s])) if bound else min(r.host_s for r in first if r.host_s)
+    return HostPipeline(launch, float(np.median(decode)), turns[0], turns[1])
 
 
 @dataclass(frozen=True)
@@ -128,6 +164,26 @@ def surfaces(steps: StepProfile) -> dict[str, StepSurface]:
     return {name: surface(found) for name, found in points.items()}
 
 
+def _gpu_points(steps: StepProfile, pipeline: HostPipeline) -> list[tuple[float, float, float, int]]:
+    """Prefill points of the GPU's own time.
+
+    Passes that waited for the host hide it. For them a bound from below stands: the smallest pass that did
+    not wait, in proportion to tokens. It matters only where the host's launches hide behind a long step.
+    """
+    rows = [r for r in steps.rows if r.mode == "prefill" and r.gpu_s]
+    free = [
+        r for r in rows if (r.gpu_s or 0.0) > HOST_BOUND * min(pipeline.prefill_launch_s, r.host_s or 1.0)
+    ]
+    free = [r for r in free if r.context > 0 or (r.gpu_s or 0.0) > HOST_BOUND * (r.host_s or 0.0)]
+    per_token = min(((r.new_tokens, (r.gpu_s or 0.0) / r.new_tokens) for r in free), default=(0, 0.0))[1]
+    points = []
+    for r in rows:
+        seconds = (r.gpu_s or 0.0) if r in free else min(r.gpu_s or 0.0, per_token * r.new_tokens)
+        context = r.context + r.new_tokens / r.sequences / 2
+        points.append((float(r.new_tokens), context, max(seconds, LEAST_S), r.count))
+    return points
+
+
 def _table(found: StepSurface) -> RoleTables:
     rank = np.array([found.seconds(float(size), CONTEXT_AXIS) for size in TOKEN_AXIS])
     return RoleTables(np.ascontiguousarray(rank), np.zeros(len(TOKEN_AXIS)))
@@ -135,8 +191,9 @@ def _table(found: StepSurface) -> RoleTables:
 
 @lru_cache(maxsize=64)
 def _tables(steps: StepProfile) -> tuple[RoleTables, RoleTables]:
-    found = surfaces(steps)
-    return _table(found["prefill"]), _table(found["decode"])
+    found, pipeline = surfaces(steps), host_pipeline(steps)
+    prefill = surface(_gpu_points(steps, pipeline)) if pipeline else found["prefill"]
+    return _table(prefill), _table(found["decode"])
 
 
 def check_steps(steps: StepProfile, recipe: Recipe) -> None:

@@ -13,7 +13,7 @@ from search_spaces.recipe import EngineGroup
 from simulator import loop_state as ls
 from simulator.cost_tables import RoleTables, decode_tables, padded_batch, prefill_tables
 from simulator.loop_costs import kernel_variant
-from simulator.measured_tables import check_steps, measured_role, plain_page_tokens
+from simulator.measured_tables import check_steps, host_pipeline, measured_role, plain_page_tokens
 from simulator.memory import PAGE_TOKENS, MemoryBudget, memory_budget
 from simulator.rank_state import empty_ranks
 from simulator.request_table import request_table
@@ -46,6 +46,7 @@ def _class_rows(
     host, relief, model = setting.host, setting.relief, setting.model
     full, swa, running, slots = _relieved(budget, group, relief)
     speculative = group.mtp is not None
+    pipeline = host_pipeline(setting.steps) if setting.steps is not None else None
     ints = [0] * ls.NUM_CLASS_INTS
     for column, value in {
         ls.ROLE: ROLE_CODES[role],
@@ -74,6 +75,7 @@ def _class_rows(
         ls.COMPILED_AT_START: _warm_variants(setting, group),
         ls.CHUNK_PAGE: PAGE_TOKENS if model else plain_page_tokens(group),
         ls.CRASHES: int(not setting.stack.has("swa_evict_per_request")),
+        ls.PIPELINED: int(pipeline is not None and group.overlap_schedule),
     }.items():
         ints[column] = int(value)
     depth = model.num_layers if model else 0  # measured steps contain their launches
@@ -97,7 +99,10 @@ def _class_rows(
         ls.EXTEND: host.draft_extend_s * relief.decode_time
         if speculative and not setting.stack.has("draft_extend_graph")
         else 0.0,
-        ls.LAUNCH: launch * relief.prefill_time,
+        ls.LAUNCH: (pipeline.prefill_launch_s if pipeline else launch) * relief.prefill_time,
+        ls.PREFILL_TURN: pipeline.prefill_turn_s if pipeline else 0.0,
+        ls.DECODE_TURN: pipeline.decode_turn_s if pipeline else 0.0,
+        ls.DECODE_LAUNCH: pipeline.decode_launch_s if pipeline else 0.0,
         ls.EXPOSED: host.prefill_exposed_fraction,
         ls.COMPILE: 0.0
         if setting.steps or setting.stack.has("mhc_prewarm")
@@ -222,6 +227,7 @@ def _groups(setting: Setting, roles: list[str]) -> tuple[ls.Groups, int, NDArray
         begun_s=np.zeros(count),
         polled_s=np.zeros(count),
         formed_s=np.zeros(count),
+        gpu_end_s=np.zeros(count),
     )
     return found, rank, groups_of, counts
 
