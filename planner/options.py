@@ -165,6 +165,32 @@ def engine_options(command: F) -> F:
     return command
 
 
+def step_plan_options(command: F) -> F:
+    """The grid of a step profile."""
+    for option in reversed(
+        (
+            click.option(
+                "--batches", multiple=True, callback=counts_of, metavar="N[,..]", help="Decode batches."
+            ),
+            click.option(
+                "--contexts", multiple=True, callback=counts_of, metavar="N[,..]",
+                help="Decode contexts, tokens.",
+            ),
+            click.option(
+                "--prefill-tokens", multiple=True, callback=counts_of, metavar="N[,..]",
+                help="Tokens of prefill passes.",
+            ),
+            click.option("--passes", type=int, help="Decode passes per point.  [96]"),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+STEP_PLAN = ("batches", "contexts", "prefill_tokens", "passes")
+"""Options of `step_plan_options`."""
+
+
 def warm_up_option(command: F) -> F:
     """`--warm-up` or not."""
     return click.option(

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from planner.text_table import percent
-from profiler.step_rows import DRAFTS, Pass, Timed, timed
+from profiler.step_rows import DRAFTS, Pass, timed
 from search_spaces.step_profile import StepProfile
-from simulator.measured_tables import StepSurface, surfaces
+from simulator.measured_tables import StepSurface, host_pipeline, prefill_gpu_surface, surfaces
 
-STALL_FACTOR, STALL_S = 4.0, 0.1
+STALL_FACTOR, STALL_S = 2.0, 0.05
 """A pass stood still that took this many times what its kind and size takes, and this much longer."""
 IDLE_S = 0.005
 """A longer gap after a pass is the engine's wait for requests, not the step's own."""
@@ -41,27 +41,52 @@ def own_s(one: Pass) -> float:
 
 
 def steps_of(passes: Sequence[Pass], steps: StepProfile) -> list[Step]:
-    """Passes of the target model beside what the profile says of their size and context."""
-    found = surfaces(steps)
-    return [_step(item, found) for item in timed(passes) if item.one.mode not in DRAFTS]
+    """Passes of the target model beside what the profile says of their size and context.
+
+    Decode passes last until the next pass starts. Prefill passes are eager: they last until the GPU is done
+    and the host has launched them, and the host may have begun while the GPU was busy with the pass before.
+    """
+    found, pipeline = surfaces(steps), host_pipeline(steps)
+    gpu = prefill_gpu_surface(steps)
+    main = [one for one in passes if one.mode not in DRAFTS]
+    ahead = _host_ahead(main)
+    result = []
+    for item, lead in zip(timed(main), ahead, strict=False):
+        one = item.one
+        if one.mode == "prefill" and pipeline is not None and one.gpu_s is not None:
+            least = pipeline.prefill_launch_s - lead
+            result.append(Step(one, one.gpu_s, max(_at(gpu, one), least)))
+        else:
+            surface = found["prefill" if one.mode == "prefill" else "decode"]
+            result.append(Step(one, item.wall_s, _at(surface, one)))
+    return result
 
 
-def _step(item: Timed, found: Mapping[str, StepSurface]) -> Step:
-    one = item.one
+def _host_ahead(passes: Sequence[Pass]) -> list[float]:
+    """Seconds by which the host began each pass before the GPU did."""
+    ahead: list[float] = []
+    end = None
+    for one in passes:
+        start = one.t if end is None or one.gap_s is None else end + one.gap_s
+        end = start + (one.gpu_s or one.host_s or 0.0)
+        ahead.append(max(0.0, start - one.t))
+    return ahead
+
+
+def _at(surface: StepSurface, one: Pass) -> float:
+    """Seconds of a surface at a pass."""
     if one.mode == "prefill":
-        surface, size = found["prefill"], float(one.new_tokens)
-        context = one.context + one.new_tokens / one.sequences / 2
+        size, context = float(one.new_tokens), one.context + one.new_tokens / one.sequences / 2
     else:
-        surface, size, context = found["decode"], float(one.sequences), one.context
-    predicted = float(surface.seconds(size, np.array([max(context, 1.0)]))[0])
-    return Step(one, item.wall_s, predicted)
+        size, context = float(one.sequences), one.context
+    return float(surface.seconds(size, np.array([max(context, 1.0)]))[0])
 
 
 def expected_s(passes: Sequence[Pass], steps: StepProfile | None) -> list[float]:
     """What each pass should take: of the profile, else the median of the run's passes of its kind."""
     if steps is not None:
         found = surfaces(steps)
-        return [_step(Timed(one, 1.0), found).predicted_s for one in passes]
+        return [_at(found["prefill" if one.mode == "prefill" else "decode"], one) for one in passes]
     kinds = {one.mode for one in passes}
     medians = {kind: float(np.median([own_s(one) for one in passes if one.mode == kind])) for kind in kinds}
     return [medians[one.mode] for one in passes]

@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any, Literal
 
 import numpy as np
@@ -41,6 +42,9 @@ LEAST_PROMPT = 64
 """Shortest prompt of a prefill point of several."""
 TILE = 64
 """Tokens of a tile of the kernels whose variants a warm-up compiles."""
+REHEARSALS = 3
+MIXED_PROMPTS = 24
+MIXED_SEQUENCES, MIXED_TOKENS = 8, 512
 WARM_LENGTHS = 128
 """Prompt lengths of a warm-up at most."""
 LOWEST_ID, HIGHEST_ID = 3, 1000
@@ -65,7 +69,7 @@ class StepPlan(Noun):
     """Tokens of a prefill point; beyond the chunk the passes have a context."""
     prefill_sequences: tuple[int, ...] = (1, 4)
     """Prompts that share the tokens of a prefill point."""
-    passes: int = Field(default=24, ge=4)
+    passes: int = Field(default=96, ge=4)
     """Decode passes per point."""
     repeats: int = Field(default=5, ge=3)
     """Prompts per prefill length."""
@@ -76,7 +80,8 @@ class StepPlan(Noun):
 class StepPoint(Noun):
     """One entry of the grid: prompts of `tokens` tokens, `sequences` side by side."""
 
-    kind: Literal["latency", "decode", "prefill"]
+    kind: Literal["latency", "decode", "prefill", "mixed"]
+    """`mixed`: prompts that arrive one after another while `sequences` decode; shows the host at work."""
     sequences: int = Field(ge=1)
     tokens: int = Field(ge=1)
 
@@ -141,7 +146,7 @@ def points_of(plan: StepPlan, group: EngineGroup, info: ServerInfo) -> list[Step
         for tokens in (SHORT_PROMPT, LONG_PROMPT)
         if tokens <= min(longest, group.chunk_tokens_per_rank)
     ]
-    found += [
+    prefill = [
         StepPoint(kind="prefill", sequences=sequences, tokens=tokens // sequences)
         for sequences in plan.prefill_sequences
         for tokens in plan.prefill_tokens
@@ -149,13 +154,22 @@ def points_of(plan: StepPlan, group: EngineGroup, info: ServerInfo) -> list[Step
         and sequences <= running
         and (sequences == 1 or LEAST_PROMPT <= tokens // sequences <= group.chunk_tokens_per_rank)
     ]
+    # A new server's host speeds up for about a minute; decode, which it does not slow down, comes first.
     found += [
         StepPoint(kind="decode", sequences=batch, tokens=context)
         for context in plan.contexts
         for batch in plan.batches
         if batch <= running and context <= longest and batch * (context + plan.passes) <= 0.9 * room
     ]
-    return found
+    both = min(MIXED_SEQUENCES, running - 1)
+    gpu = info.device != "cpu"  # what the mixed point looks at is the time line of one
+    if (
+        gpu
+        and both > 0
+        and (both + 1) * (MIXED_TOKENS + MIXED_PROMPTS * WARM_UP_TOKENS) <= min(0.9 * room, longest)
+    ):
+        prefill.append(StepPoint(kind="mixed", sequences=both, tokens=MIXED_TOKENS))
+    return found + prefill
 
 
 def warm_lengths(most_tokens: int) -> list[int]:
@@ -216,6 +230,8 @@ class StepDriver:
         """Rows of one point; the request's own latency for a `latency` point."""
         if point.kind == "latency":
             return PointRecord(point=point, rows=(), request_s=self._request_seconds(point))
+        if point.kind == "mixed":
+            return self._mixed(point)
         decode = point.kind == "decode"
         walls: list[Timed] = []
         between: dict[str, list[float]] = defaultdict(list)
@@ -231,6 +247,40 @@ class StepDriver:
             rows=tuple(rows(walls, point.sequences if decode else None)),
             turn_s={kind: float(np.median(seconds)) for kind, seconds in between.items() if seconds},
         )
+
+    def _mixed(self, point: StepPoint) -> PointRecord:
+        """Send prompts one after another while others decode, and look at the host."""
+        if self.recorder is None:
+            return PointRecord(point=point, rows=())
+        sent = time.time()
+        background = Thread(
+            target=self.server.generate, args=(self._prompts(point), 2 * MIXED_PROMPTS * WARM_UP_TOKENS)
+        )
+        background.start()
+        for _ in range(MIXED_PROMPTS):
+            alone = StepPoint(kind="prefill", sequences=1, tokens=point.tokens)
+            self.server.generate(self._prompts(alone), WARM_UP_TOKENS)
+        background.join()
+        time.sleep(3 * WRITE_EVERY_S)
+        passes = read_passes(self.recorder, sent)
+        launches = [one.host_s for one in passes if one.mode == "prefill" and one.host_s]
+        usual = [s for s in launches if s <= 2 * float(np.median(launches))]
+        found = {kind: float(np.median(seconds)) for kind, seconds in turns(passes).items() if seconds}
+        if found and usual:
+            found["launch"] = float(np.mean(usual))
+        return PointRecord(point=point, rows=(), turn_s=found)
+
+    def rehearse(self, sequences: int, shortest: int, longest: int) -> int:
+        """Bursts of prompts of all lengths that a load draws, as it begins and goes on; returns how many.
+
+        What an allocator and a scheduler meet first with many unlike prompts is no compilation, but takes
+        a tenth of a second at a time too.
+        """
+        for _ in range(REHEARSALS):
+            lengths = [self._ids.randint(shortest, longest) for _ in range(sequences)]
+            prompts = [self._prompts(StepPoint(kind="prefill", sequences=1, tokens=n))[0] for n in lengths]
+            self.server.generate(prompts, WARM_UP_TOKENS)
+        return REHEARSALS * sequences
 
     def _request_seconds(self, point: StepPoint) -> float | None:
         """Median time of short requests outside their passes; None for a client, who sees them inside."""
@@ -262,8 +312,12 @@ def measure_steps(
 
 
 def median_turn(records: Sequence[PointRecord], kind: str) -> float | None:
-    """Median over points of the host seconds between passes of a kind; None where none were seen."""
+    """Host seconds between passes of a kind: of the mixed point, else the median; None where none were."""
     known = [record.turn_s[kind] for record in records if kind in record.turn_s]
+    mixed = [
+        record.turn_s[kind] for record in records if record.point.kind == "mixed" and kind in record.turn_s
+    ]
+    known = mixed or known
     return max(0.0, float(np.median(known))) if known else None
 
 
@@ -312,6 +366,7 @@ def profile_of(
         request_s=base,
         request_token_s=token,
         prefill_turn_s=median_turn(journal.records, "prefill"),
+        prefill_launch_s=median_turn(journal.records, "launch") or None,
         decode_turn_s=median_turn(journal.records, "decode"),
         measured_on=date,
         source=source,

@@ -77,6 +77,8 @@ class StepProfile(Noun):
     """Host seconds between the results of a pass and the start of the next; a prefill is on either side."""
     decode_turn_s: float | None = Field(default=None, ge=0)
     """The same between decode passes."""
+    prefill_launch_s: float | None = Field(default=None, gt=0)
+    """Mean host seconds that launching an eager prefill pass takes while others decode."""
     measured_on: str
     """Date, ISO."""
     source: str

@@ -74,8 +74,10 @@ def host_pipeline(steps: StepProfile) -> HostPipeline | None:
     decode = [r.host_s for r in steps.rows if r.mode == "decode" and r.host_s]
     if not first or not decode:
         return None
-    bound = [r.host_s for r in first if (r.gpu_s or 0.0) <= HOST_BOUND * (r.host_s or 0.0)]
-    launch = float(np.median([s for s in bound if s])) if bound else min(r.host_s for r in first if r.host_s)
+    launch = steps.prefill_launch_s
+    if launch is None:
+        bound = [r for r in first if (r.gpu_s or 0.0) <= HOST_BOUND * (r.host_s or 0.0)]
+        launch = float(np.median([r.host_s or 0.0 for r in bound or first]))
     return HostPipeline(launch, float(np.median(decode)), turns[0], turns[1])
 
 
@@ -184,6 +186,13 @@ def _gpu_points(steps: StepProfile, pipeline: HostPipeline) -> list[tuple[float,
     return points
 
 
+@lru_cache(maxsize=64)
+def prefill_gpu_surface(steps: StepProfile) -> StepSurface:
+    """Prefill by the GPU's own time where the host's part is known, else by wall time."""
+    pipeline = host_pipeline(steps)
+    return surface(_gpu_points(steps, pipeline)) if pipeline else surfaces(steps)["prefill"]
+
+
 def _table(found: StepSurface) -> RoleTables:
     rank = np.array([found.seconds(float(size), CONTEXT_AXIS) for size in TOKEN_AXIS])
     return RoleTables(np.ascontiguousarray(rank), np.zeros(len(TOKEN_AXIS)))
@@ -191,9 +200,7 @@ def _table(found: StepSurface) -> RoleTables:
 
 @lru_cache(maxsize=64)
 def _tables(steps: StepProfile) -> tuple[RoleTables, RoleTables]:
-    found, pipeline = surfaces(steps), host_pipeline(steps)
-    prefill = surface(_gpu_points(steps, pipeline)) if pipeline else found["prefill"]
-    return _table(prefill), _table(found["decode"])
+    return _table(prefill_gpu_surface(steps)), _table(surfaces(steps)["decode"])
 
 
 def check_steps(steps: StepProfile, recipe: Recipe) -> None:

@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from planner.options import engine_options, example, json_option, warm_up_option
+from planner.options import (
+    STEP_PLAN,
+    engine_options,
+    example,
+    json_option,
+    step_plan_options,
+    warm_up_option,
+)
 
 EXAMPLE = example(
     "Example: three loads on a server that Servecast starts, predicted from its measured steps",
@@ -32,6 +39,12 @@ EXAMPLE = example(
     help="Exit 4 if output throughput or mean TPOT is further off.",
 )  # fmt: skip
 @click.option(
+    "--measure-steps",
+    is_flag=True,
+    help="Measure the steps into --steps first, on the server that then runs the loads.",
+)
+@step_plan_options
+@click.option(
     "--details", metavar="DIR", help="Keep the engine's passes and the requests' times of each run there."
 )
 @warm_up_option
@@ -50,9 +63,14 @@ def command(**options: Any) -> None:
 
     from planner.live import LiveOptions
     from planner.observe import check_errors, comparison_text, observation, observe
+    from profiler.steps import StepPlan
 
+    plan = None
+    if options["measure_steps"]:
+        given = {name: options[name] for name in STEP_PLAN if options[name]}
+        plan = StepPlan.parse(given | {"warm_up": options["warm_up"]}, "observe")
     what = observation(
-        options["recipe"], options["workload"], options["steps"], options["stack"], options["seed"]
+        options["recipe"], options["workload"], options["steps"], options["stack"], options["seed"], plan
     )
     live, out = LiveOptions.from_options(options), Path(options["out"])
     details = Path(options["details"]) if options["details"] else None
