@@ -10,9 +10,15 @@ import numpy as np
 from planner.text_table import percent
 from profiler.step_rows import DRAFTS, Pass, timed
 from search_spaces.step_profile import StepProfile
-from simulator.measured_tables import StepSurface, host_pipeline, prefill_gpu_surface, surfaces
+from simulator.measured_tables import (
+    StepSurface,
+    host_pipeline,
+    padded_batch,
+    prefill_gpu_surface,
+    surfaces,
+)
 
-STALL_FACTOR, STALL_S = 2.0, 0.05
+STALL_FACTOR, STALL_S = 1.5, 0.05
 """A pass stood still that took this many times what its kind and size takes, and this much longer."""
 IDLE_S = 0.005
 """A longer gap after a pass is the engine's wait for requests, not the step's own."""
@@ -55,10 +61,10 @@ def steps_of(passes: Sequence[Pass], steps: StepProfile) -> list[Step]:
         one = item.one
         if one.mode == "prefill" and pipeline is not None and one.gpu_s is not None:
             least = pipeline.prefill_launch_s - lead
-            result.append(Step(one, one.gpu_s, max(_at(gpu, one), least)))
+            result.append(Step(one, one.gpu_s, max(_at(gpu, one, steps), least)))
         else:
             surface = found["prefill" if one.mode == "prefill" else "decode"]
-            result.append(Step(one, item.wall_s, _at(surface, one)))
+            result.append(Step(one, item.wall_s, _at(surface, one, steps)))
     return result
 
 
@@ -73,12 +79,12 @@ def _host_ahead(passes: Sequence[Pass]) -> list[float]:
     return ahead
 
 
-def _at(surface: StepSurface, one: Pass) -> float:
+def _at(surface: StepSurface, one: Pass, steps: StepProfile) -> float:
     """Seconds of a surface at a pass."""
     if one.mode == "prefill":
         size, context = float(one.new_tokens), one.context + one.new_tokens / one.sequences / 2
     else:
-        size, context = float(one.sequences), one.context
+        size, context = float(padded_batch(steps, one.sequences)), one.context
     return float(surface.seconds(size, np.array([max(context, 1.0)]))[0])
 
 
@@ -86,7 +92,7 @@ def expected_s(passes: Sequence[Pass], steps: StepProfile | None) -> list[float]
     """What each pass should take: of the profile, else the median of the run's passes of its kind."""
     if steps is not None:
         found = surfaces(steps)
-        return [_at(found["prefill" if one.mode == "prefill" else "decode"], one) for one in passes]
+        return [_at(found["prefill" if one.mode == "prefill" else "decode"], one, steps) for one in passes]
     kinds = {one.mode for one in passes}
     medians = {kind: float(np.median([own_s(one) for one in passes if one.mode == kind])) for kind in kinds}
     return [medians[one.mode] for one in passes]

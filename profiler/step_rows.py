@@ -90,6 +90,22 @@ def turns(passes: Sequence[Pass]) -> dict[str, list[float]]:
     return found
 
 
+HOST_BOUND = 1.08
+"""A pass that takes the GPU up to so many times what it takes the host waited for its launches."""
+
+
+def launches(passes: Sequence[Pass]) -> list[float]:
+    """Host seconds of the prefill passes that took the GPU about as long: not where a queue was full."""
+    return [
+        one.host_s
+        for one in passes
+        if one.mode == "prefill"
+        and one.host_s
+        and one.gpu_s
+        and 1 / HOST_BOUND < one.gpu_s / one.host_s < HOST_BOUND
+    ]
+
+
 def _until(run: Sequence[Pass]) -> float:
     """Seconds from the start of the first pass to the start of the last."""
     busy = [one.gpu_s for one in run[:-1]]

@@ -23,7 +23,7 @@ from engine_adapter.adapter import ServerInfo
 from engine_adapter.sglang_server import SglangServer
 from profiler.recorder_files import read_passes
 from profiler.step_recorder import WRITE_EVERY_S
-from profiler.step_rows import Pass, Timed, client_passes, merged, rows, steady, timed, turns
+from profiler.step_rows import Pass, Timed, client_passes, launches, merged, rows, steady, timed, turns
 from search_spaces.base import Noun
 from search_spaces.errors import BadInput, MissingData
 from search_spaces.recipe import EngineGroup, Recipe
@@ -44,7 +44,7 @@ TILE = 64
 """Tokens of a tile of the kernels whose variants a warm-up compiles."""
 REHEARSALS = 3
 MIXED_PROMPTS = 24
-MIXED_SEQUENCES, MIXED_TOKENS = 8, 512
+MIXED_SEQUENCES, MIXED_TOKENS = 8, (384, 512, 640)
 WARM_LENGTHS = 128
 """Prompt lengths of a warm-up at most."""
 LOWEST_ID, HIGHEST_ID = 3, 1000
@@ -161,15 +161,23 @@ def points_of(plan: StepPlan, group: EngineGroup, info: ServerInfo) -> list[Step
         for batch in plan.batches
         if batch <= running and context <= longest and batch * (context + plan.passes) <= 0.9 * room
     ]
-    both = min(MIXED_SEQUENCES, running - 1)
-    gpu = info.device != "cpu"  # what the mixed point looks at is the time line of one
-    if (
-        gpu
-        and both > 0
-        and (both + 1) * (MIXED_TOKENS + MIXED_PROMPTS * WARM_UP_TOKENS) <= min(0.9 * room, longest)
-    ):
-        prefill.append(StepPoint(kind="mixed", sequences=both, tokens=MIXED_TOKENS))
-    return found + prefill
+    first, between, last = _mixed_points(info, room, longest, running)
+    return [*found[:2], *first, *found[2:], *between, *prefill, *last]
+
+
+def _mixed_points(
+    info: ServerInfo, room: float, longest: int, running: int
+) -> tuple[list[StepPoint], list[StepPoint], list[StepPoint]]:
+    """Mixed points for the beginning, middle and end: hosts are faster at one time than at another.
+
+    What they look at is the time line of a GPU.
+    """
+    side = min(MIXED_SEQUENCES, running - 1)
+    most = (side + 1) * (max(MIXED_TOKENS) + 2 * MIXED_PROMPTS * WARM_UP_TOKENS)
+    if info.device == "cpu" or side < 1 or most > min(0.9 * room, longest):
+        return [], [], []
+    one, two, three = ([StepPoint(kind="mixed", sequences=side, tokens=tokens)] for tokens in MIXED_TOKENS)
+    return one, two, three
 
 
 def warm_lengths(most_tokens: int) -> list[int]:
@@ -240,7 +248,7 @@ class StepDriver:
         for _ in range(bursts):
             passes, _ = self.run(point, new_tokens)
             walls += steady(timed(passes), LEAD_PASSES)
-            for kind, seconds in turns(passes).items():
+            for kind, seconds in (turns(passes) | {"launch": launches(passes)}).items():
                 between[kind] += seconds
         return PointRecord(
             point=point,
@@ -263,11 +271,8 @@ class StepDriver:
         background.join()
         time.sleep(3 * WRITE_EVERY_S)
         passes = read_passes(self.recorder, sent)
-        launches = [one.host_s for one in passes if one.mode == "prefill" and one.host_s]
-        usual = [s for s in launches if s <= 2 * float(np.median(launches))]
-        found = {kind: float(np.median(seconds)) for kind, seconds in turns(passes).items() if seconds}
-        if found and usual:
-            found["launch"] = float(np.mean(usual))
+        between = turns(passes) | {"launch": launches(passes)}
+        found = {kind: float(np.median(seconds)) for kind, seconds in between.items() if seconds}
         return PointRecord(point=point, rows=(), turn_s=found)
 
     def rehearse(self, sequences: int, shortest: int, longest: int) -> int:
@@ -303,7 +308,8 @@ def measure_steps(
     if not left:
         return
     if driver.plan.warm_up:
-        driver.warm_up(max(one.sequences * one.tokens for one in left), max(one.sequences for one in left))
+        most, widest = max(one.sequences * one.tokens for one in left), max(one.sequences for one in left)
+        driver.warm_up(most, widest)
     else:
         driver.run(StepPoint(kind="decode", sequences=2, tokens=SHORT_PROMPT), WARM_UP_TOKENS)
     for point in left:
@@ -312,13 +318,23 @@ def measure_steps(
 
 
 def median_turn(records: Sequence[PointRecord], kind: str) -> float | None:
-    """Host seconds between passes of a kind: of the mixed point, else the median; None where none were."""
+    """Host seconds between passes of a kind: of the mixed points, else of all; None where none were."""
     known = [record.turn_s[kind] for record in records if kind in record.turn_s]
     mixed = [
         record.turn_s[kind] for record in records if record.point.kind == "mixed" and kind in record.turn_s
     ]
     known = mixed or known
-    return max(0.0, float(np.median(known))) if known else None
+    return max(0.0, float(np.mean(known))) if known else None
+
+
+def mean_launch(records: Sequence[PointRecord]) -> float | None:
+    """Mean over points of the host seconds that launch a prefill pass; None where none was seen.
+
+    A host is a third slower for ten seconds at a time, on a machine that others share, so that no single
+    point speaks for it.
+    """
+    known = [record.turn_s["launch"] for record in records if "launch" in record.turn_s]
+    return float(np.mean(known)) if known else None
 
 
 def request_seconds(latencies: Mapping[int, float]) -> tuple[float | None, float | None]:
@@ -366,7 +382,7 @@ def profile_of(
         request_s=base,
         request_token_s=token,
         prefill_turn_s=median_turn(journal.records, "prefill"),
-        prefill_launch_s=median_turn(journal.records, "launch") or None,
+        prefill_launch_s=mean_launch(journal.records),
         decode_turn_s=median_turn(journal.records, "decode"),
         measured_on=date,
         source=source,

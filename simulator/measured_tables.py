@@ -24,7 +24,7 @@ from search_spaces.workload import Workload
 from simulator.calibration import HostCosts
 from simulator.cost_tables import CONTEXT_AXIS, TOKEN_AXIS, RoleTables
 from simulator.kernel_model import Source
-from simulator.memory import MemoryBudget
+from simulator.memory import MemoryBudget, graph_buckets
 
 Floats = NDArray[np.float64]
 LAYOUT = ("tp", "attention_dp", "moe_ep", "pp", "moe_backend", "mtp", "overlap_schedule")
@@ -223,7 +223,9 @@ def check_steps(steps: StepProfile, recipe: Recipe) -> None:
 def measured_role(
     steps: StepProfile, group: EngineGroup, has_window: bool
 ) -> tuple[MemoryBudget, RoleTables, RoleTables, NDArray[np.int64]]:
-    """Memory budget, prefill and decode tables, and graph padding (none: rows include it) of one worker.
+    """Memory budget, prefill and decode tables, and graph padding of one worker.
+
+    A decode batch between two captured graphs runs as the larger, where graphs were replayed.
 
     Pool and running limit are what the server reported, unless the group asks for less.
 
@@ -244,7 +246,22 @@ def measured_role(
         swa_tokens=int(full * group.swa_full_tokens_ratio) if has_window else UNLIMITED_TOKENS,
         slots=running,
     )
-    return budget, *_tables(steps), np.arange(2 * running + 2, dtype=np.int64)
+    return budget, *_tables(steps), _padded(steps, group, 2 * running + 1)
+
+
+def padded_batch(steps: StepProfile, batch: int) -> int:
+    """Batch that a decode pass of `batch` sequences ran as."""
+    return int(_padded(steps, steps.group, batch)[batch])
+
+
+def _padded(steps: StepProfile, group: EngineGroup, largest: int) -> NDArray[np.int64]:
+    """Batch after padding for 0..largest: the next captured one; itself beyond the last and without graphs."""
+    batches = np.arange(largest + 1, dtype=np.int64)
+    captured = np.array(graph_buckets(group), dtype=np.int64)
+    if not len(captured) or not any(row.graph for row in steps.rows if row.mode in ("decode", "verify")):
+        return batches
+    index = np.minimum(np.searchsorted(captured, batches), len(captured) - 1)
+    return np.where((batches > 0) & (batches <= captured[-1]), captured[index], batches)
 
 
 def plain_page_tokens(group: EngineGroup) -> int:
