@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic import Field
 
@@ -47,6 +47,8 @@ class LoadResult(Noun):
     command: tuple[str, ...]
     """The load generator that ran."""
     seed: int
+    details: dict[str, list[Any]] = Field(default_factory=dict)
+    """Per request, in the order sent: seconds to the first token and between tokens, and its lengths."""
 
 
 class EngineServer(Protocol):

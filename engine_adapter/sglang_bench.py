@@ -25,6 +25,8 @@ LATENCIES = {
     "median_e2e_ms": "median_e2e_latency_ms",
 }
 """Our metric to the generator's; both define TTFT, TPOT and E2E alike."""
+DETAILS = ("ttfts", "itls", "input_lens", "output_lens")
+"""Lists of the generator's output, one entry per request."""
 
 
 def bench_command(
@@ -104,4 +106,5 @@ def result_of(
         output_tokens=record["total_output_tokens"],
         command=command,
         seed=seed,
+        details={name: record[name] for name in DETAILS if name in record},
     )

@@ -31,7 +31,7 @@ from simulator.memory import (
     slot_state_bytes,
     transfer_bytes,
 )
-from simulator.world import EVICTION_INTERVAL
+from simulator.role_constants import EVICTION_INTERVAL
 
 TROUGH_PAGES = 1.5
 """Mean window pages of a request just after eviction: 129 to 383 tokens, whole pages."""

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine_adapter.adapter import LaunchCommand, ServerInfo
 from engine_adapter.recipe_files import load_recipe, split_selector
@@ -40,6 +40,15 @@ class LiveOptions:
     def from_options(cls, options: dict[str, Any]) -> LiveOptions:
         """From the options of a command."""
         return cls(**{name: options[name] for name in ("endpoint", "engine_python", "log", "start_timeout")})
+
+
+class LiveEngine(NamedTuple):
+    """A server that answers; the other two are None where someone else started it."""
+
+    server: SglangServer
+    command: LaunchCommand | None
+    recorder: Path | None
+    """Folder of the recorder that it runs."""
 
 
 def now() -> str:
@@ -97,6 +106,16 @@ def live_server(
         server.stop()
 
 
+@contextmanager
+def recorded_server(recipe: Recipe, options: LiveOptions, log: Path, say: Say) -> Iterator[LiveEngine]:
+    """A live server that runs the recorder, unless it was attached to."""
+    with tempfile.TemporaryDirectory(prefix="servecast-steps-") as folder:
+        env = install_recorder(Path(folder))
+        recorder = None if options.endpoint else Path(folder)
+        with live_server(recipe, options, log, say, env) as (server, command):
+            yield LiveEngine(server, command, recorder)
+
+
 def device_name(info: ServerInfo) -> str:
     """The local device as its driver prints it."""
     if info.device == "cpu":
@@ -126,22 +145,34 @@ def profile_steps(recipe_text: str, plan: StepPlan, options: LiveOptions, out: P
         BadInput: the recipe is no single worker, or the journal is of another one.
     """
     recipe = live_recipe(recipe_text)
+    check_aggregated(recipe)
+    with recorded_server(recipe, options, Path(f"{out}.log"), say) as live:
+        return steps_of_server(recipe, plan, live, out, say)
+
+
+def check_aggregated(recipe: Recipe) -> None:
+    """Raise `BadInput` unless one kind of worker does both."""
     if recipe.aggregated is None:
         raise BadInput(f"recipe={recipe.name!r} is disaggregated; measure an aggregated worker")
-    with tempfile.TemporaryDirectory(prefix="servecast-steps-") as folder:
-        env = install_recorder(Path(folder))
-        recorder = None if options.endpoint else Path(folder)
-        with live_server(recipe, options, Path(f"{out}.log"), say, env) as (server, command):
-            info = server.info()
-            head = {
-                "recipe": recipe.digest,
-                "engine": f"{info.engine} {info.engine_version}",
-                "model_path": info.model_path,
-                "by": "client" if recorder is None else "recorder",
-            }
-            journal = Journal(Path(f"{out}.jsonl"), head)
-            driver = StepDriver(server, recipe.serving, plan, recorder)
-            measure_steps(driver, journal, info, lambda point: say(_told(point)))
+
+
+def steps_of_server(recipe: Recipe, plan: StepPlan, live: LiveEngine, out: Path, say: Say) -> StepProfile:
+    """Measure, on a server that runs `recipe`, what the journal beside `out` lacks; write the profile.
+
+    Raises:
+        BadInput: the recipe is no single worker, or the journal is of another one.
+    """
+    check_aggregated(recipe)
+    info = live.server.info()
+    head = {
+        "recipe": recipe.digest,
+        "engine": f"{info.engine} {info.engine_version}",
+        "model_path": info.model_path,
+        "by": "client" if live.recorder is None else "recorder",
+    }
+    journal = Journal(Path(f"{out}.jsonl"), head)
+    driver = StepDriver(live.server, recipe.serving, plan, live.recorder)
+    measure_steps(driver, journal, info, lambda point: say(_told(point)))
     found = profile_of(
         journal,
         recipe,
@@ -149,7 +180,7 @@ def profile_steps(recipe_text: str, plan: StepPlan, options: LiveOptions, out: P
         device=device_name(info),
         num_layers=num_layers(recipe, info),
         date=now()[:10],
-        source=" ".join(command.words) if command else f"client of {options.endpoint}",
+        source=" ".join(live.command.words) if live.command else f"client of {live.server.url}",
     )
     write_files({out.name: found.model_dump_json(indent=1)}, out.parent, force=True)
     return found

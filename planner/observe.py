@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engine_adapter.adapter import LaunchCommand, LoadResult, ServerInfo
@@ -16,10 +16,25 @@ from engine_adapter.observations import (
     prediction_record,
     steps_digest,
 )
+from engine_adapter.sglang_server import SglangServer
 from engine_adapter.yaml_files import parse_yaml, read_text
-from planner.live import LiveOptions, Say, device_name, live_recipe, live_server, now
+from planner.file_writer import write_files
+from planner.live import (
+    LiveEngine,
+    LiveOptions,
+    Say,
+    device_name,
+    live_recipe,
+    now,
+    recorded_server,
+    steps_of_server,
+)
 from planner.recipe_source import stack_for
+from planner.run_passes import last_seconds, passes_report, passes_text
 from planner.text_table import number, percent, table
+from profiler.recorder_files import read_passes
+from profiler.step_rows import Pass
+from profiler.steps import StepDriver, StepPlan
 from search_spaces.base import Noun
 from search_spaces.errors import BadInput, OutOfTolerance
 from search_spaces.recipe import Recipe
@@ -63,6 +78,10 @@ class Observation:
     steps: StepProfile | None
     steps_file: Path | None
     seed: int
+    plan: StepPlan | None = None
+    """Steps to measure, into `steps_file`, before anything is predicted."""
+    forecasts: tuple[tuple[str, dict[str, float]], ...] = ()
+    """Identifier and predicted metrics of each load, once they are on disk."""
 
 
 def load_workloads(path: str) -> tuple[Workload, ...]:
@@ -80,17 +99,29 @@ def load_workloads(path: str) -> tuple[Workload, ...]:
 
 
 def observation(
-    recipe_text: str, workloads: str, steps: str | None, stack: str | None, seed: int
+    recipe_text: str,
+    workloads: str,
+    steps: str | None,
+    stack: str | None,
+    seed: int,
+    plan: StepPlan | None = None,
 ) -> Observation:
-    """What the options of the command mean."""
+    """What the options of the command mean; with a plan the steps are yet to be measured.
+
+    Raises:
+        BadInput: steps are to be measured and no file is named for them.
+    """
+    if plan is not None and not steps:
+        raise BadInput("steps is not given and measure_steps writes there; name a file with --steps")
     recipe = live_recipe(recipe_text)
     return Observation(
         recipe=recipe,
         workloads=load_workloads(workloads),
         stack=stack_for(recipe, stack),
-        steps=load_steps(steps) if steps else None,
+        steps=load_steps(steps) if steps and plan is None else None,
         steps_file=Path(steps) if steps else None,
         seed=seed,
+        plan=plan,
     )
 
 
@@ -106,12 +137,44 @@ def point_id(what: Observation, workload: Workload, made_on: str) -> str:
     return f"{what.recipe.name}/{load}/{made_on}"
 
 
-def observe(what: Observation, options: LiveOptions, out: Path, say: Say) -> list[Comparison]:
-    """Write every prediction to `out`, then run each load and append what was observed."""
+def observe(
+    what: Observation,
+    options: LiveOptions,
+    out: Path,
+    say: Say,
+    warm_up: bool = True,
+    details: Path | None = None,
+) -> list[Comparison]:
+    """Write every prediction to `out`, then run each load and append what was observed.
+
+    Args:
+        what: recipe and loads.
+        options: how to reach the engine.
+        out: the list of records.
+        say: progress.
+        warm_up: whether passes of every size that the loads may need run once before the first load.
+        details: folder for each run's passes and request times.
+    """
     check_appendable(out)
+    ready = what if what.plan is not None else forecast(what, out, say)
+    with recorded_server(what.recipe, options, Path(f"{out}.log"), say) as live:
+        if what.plan is not None and what.steps_file is not None:
+            steps_of_server(what.recipe, what.plan, live, what.steps_file, say)
+            ready = forecast(replace(what, steps=load_steps(what.steps_file)), out, say)
+        if warm_up:
+            say(f"warmed up with {warmed_up(live.server, ready)} prompts")
+        return [
+            observed(ready, index, live, out, say, details / f"run{index}" if details else None)
+            for index in range(len(ready.workloads))
+        ]
+
+
+def forecast(what: Observation, out: Path, say: Say) -> Observation:
+    """Predict every load and append the predictions to `out`."""
     made_on = now()
-    forecasts = [(point_id(what, w, made_on), w, predicted(what, w)) for w in what.workloads]
-    for name, workload, metrics in forecasts:
+    found = []
+    for workload in what.workloads:
+        name, metrics = point_id(what, workload, made_on), predicted(what, workload)
         append_record(
             out,
             prediction_record(
@@ -123,19 +186,52 @@ def observe(what: Observation, options: LiveOptions, out: Path, say: Say) -> lis
                 stack=what.stack.name,
                 seed=what.seed,
                 steps=steps_digest(what.steps) if what.steps else None,
+                same_server=what.plan is not None,
             ),
         )
         say(f"predicted {name}: {number(metrics['output_tokens_per_s_per_gpu'])} output tok/s/GPU")
-    found = []
-    with live_server(what.recipe, options, Path(f"{out}.log"), say) as (server, command):
-        info = server.info()
-        for name, workload, metrics in forecasts:
-            say(f"running {name}")
-            result = server.run_load(workload, what.recipe.num_gpus, what.seed)
-            point = measured_point(what, name, workload, info, result, command)
-            append_record(out, observation_record(point, metrics, out.parent, what.steps_file))
-            found.append(Comparison(id=name, workload=workload, predicted=metrics, measured=point.measured))
-    return found
+        found.append((name, metrics))
+    return replace(what, forecasts=tuple(found))
+
+
+def observed(
+    what: Observation, index: int, live: LiveEngine, out: Path, say: Say, details: Path | None
+) -> Comparison:
+    """Run one load that has a forecast, and append its record to `out`."""
+    workload, (name, metrics) = what.workloads[index], what.forecasts[index]
+    say(f"running {name}")
+    info = live.server.info()
+    result = live.server.run_load(workload, what.recipe.num_gpus, what.seed)
+    passes = last_seconds(read_passes(live.recorder), result.duration_s) if live.recorder else []
+    point = measured_point(what, name, workload, info, result, live.command)
+    record = observation_record(point, metrics, out.parent, what.steps_file)
+    if passes:
+        record["passes"] = report = passes_report(passes, what.steps)
+        say(passes_text(report))
+    append_record(out, record)
+    if details is not None:
+        keep_details(details, passes, result)
+    return Comparison(id=name, workload=workload, predicted=metrics, measured=point.measured)
+
+
+def warmed_up(server: SglangServer, what: Observation) -> int:
+    """Run every size of pass that the loads may need, and bursts like theirs; returns the prompts sent."""
+    driver = StepDriver(server, what.recipe.serving, StepPlan(), None)
+    limit = what.recipe.serving.max_running_per_rank
+    side_by_side = [min(one.concurrency, limit) for one in what.workloads]
+    most = max(n * one.isl for n, one in zip(side_by_side, what.workloads, strict=True))
+    sent = driver.warm_up(most, max(side_by_side))
+    for n, one in zip(side_by_side, what.workloads, strict=True):
+        sent += driver.rehearse(n, max(1, int(one.isl * one.random_range_ratio)), one.isl)
+    return sent
+
+
+def keep_details(folder: Path, passes: Sequence[Pass], result: LoadResult) -> None:
+    """Write a run's passes, a line each, and the load generator's record of its requests."""
+    rows = [{name: value for name, value in one._asdict().items() if value is not None} for one in passes]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    files = {"passes.jsonl": lines, "requests.json": json.dumps(result.details)}
+    write_files(files, folder, force=True)
 
 
 def measured_point(

@@ -163,3 +163,37 @@ def engine_options(command: F) -> F:
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+def step_plan_options(command: F) -> F:
+    """The grid of a step profile."""
+    for option in reversed(
+        (
+            click.option(
+                "--batches", multiple=True, callback=counts_of, metavar="N[,..]", help="Decode batches."
+            ),
+            click.option(
+                "--contexts", multiple=True, callback=counts_of, metavar="N[,..]",
+                help="Decode contexts, tokens.",
+            ),
+            click.option(
+                "--prefill-tokens", multiple=True, callback=counts_of, metavar="N[,..]",
+                help="Tokens of prefill passes.",
+            ),
+            click.option("--passes", type=int, help="Decode passes per point.  [96]"),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+STEP_PLAN = ("batches", "contexts", "prefill_tokens", "passes")
+"""Options of `step_plan_options`."""
+
+
+def warm_up_option(command: F) -> F:
+    """`--warm-up` or not."""
+    return click.option(
+        "--warm-up/--no-warm-up", default=True, show_default=True,
+        help="First run passes of every size once, so that the engine compiles nothing while it is timed.",
+    )(command)  # fmt: skip

@@ -15,6 +15,7 @@ import collections
 import json
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +30,8 @@ MODES = {
 }
 """Passes of the target model that are recorded."""
 DRAFT_MODES = {"DECODE": "draft", "EXTEND": "draft_extend", "DRAFT_EXTEND": "draft_extend"}
+WRITE_EVERY_S = 0.05
+"""Between two looks at what is finished."""
 
 
 def register() -> None:
@@ -39,6 +42,7 @@ def register() -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     recorder = Recorder(path)
+    threading.Thread(target=recorder.write_on, daemon=True).start()
     atexit.register(recorder.drain, True)
     HookRegistry.register(
         "sglang.srt.model_executor.model_runner.ModelRunner.forward", recorder.around, HookType.AROUND
@@ -46,7 +50,11 @@ def register() -> None:
 
 
 class Recorder:
-    """Writes passes in the order they ran, as soon as their GPU times are known."""
+    """Writes passes in the order they ran, once their GPU times are known.
+
+    The engine's scheduler only notes a pass; a thread of its own writes. Small decode steps take no longer
+    than the host needs for them, so that writing between them would make them longer.
+    """
 
     def __init__(self, path: str) -> None:
         """Append to `path`."""
@@ -54,6 +62,7 @@ class Recorder:
         self._file: Any = None
         self._pending: collections.deque[tuple[dict[str, Any], Any, Any]] = collections.deque()
         self._last_end: Any = None
+        self._lock = threading.Lock()
 
     def around(self, original: Callable[..., Any], runner: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """Run a forward pass and note its shape and times."""
@@ -71,11 +80,20 @@ class Recorder:
         row["host_s"] = time.perf_counter() - begun
         row["graph"] = bool(getattr(result, "can_run_graph", False))
         self._pending.append((row, start, end))
-        self.drain()
         return result
+
+    def write_on(self) -> None:
+        """Write for as long as the process lives."""
+        while True:
+            time.sleep(WRITE_EVERY_S)
+            self.drain()
 
     def drain(self, wait: bool = False) -> None:
         """Write what is finished; with `wait`, everything."""
+        with self._lock:
+            self._write(wait)
+
+    def _write(self, wait: bool) -> None:
         lines = []
         while self._pending:
             row, start, end = self._pending[0]

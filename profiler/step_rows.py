@@ -56,6 +56,56 @@ def timed(passes: Sequence[Pass]) -> list[Timed]:
     return [item for item in found if item.wall_s > 0]
 
 
+def steady(walls: Iterable[Timed], lead: int) -> list[Timed]:
+    """Passes without the first `lead` that decode after a prefill."""
+    found, since = [], lead
+    for item in walls:
+        prefill = item.one.mode == "prefill"
+        since = 0 if prefill else since + (item.one.mode not in DRAFTS)
+        if prefill or since > lead:
+            found.append(item)
+    return found
+
+
+def turns(passes: Sequence[Pass]) -> dict[str, list[float]]:
+    """Host seconds from the results of a pass to the start of the pass that the host forms then.
+
+    An overlapped scheduler launches a pass, waits for the results of the one before, and begins anew. With
+    the GPU's times chained from the first pass on, the host is free when it has launched a pass and the GPU
+    has ended the one before that. Keys: `decode` between decode passes, `prefill` with a prefill on either
+    side. Nothing without GPU times or with drafts.
+    """
+    found: dict[str, list[float]] = {"prefill": [], "decode": []}
+    if any(one.gpu_s is None or one.host_s is None or one.mode in (*DRAFTS, "verify") for one in passes):
+        return found
+    ends: list[float] = []
+    for index, one in enumerate(passes):
+        start = one.t if not ends or one.gap_s is None else ends[-1] + one.gap_s
+        ends.append(start + (one.gpu_s or 0.0))
+        if index >= 2:
+            before = passes[index - 1]
+            free = max(before.t + (before.host_s or 0.0), ends[index - 2])
+            kind = "prefill" if "prefill" in (one.mode, before.mode) else "decode"
+            found[kind].append(one.t - free)
+    return found
+
+
+HOST_BOUND = 1.08
+"""A pass that takes the GPU up to so many times what it takes the host waited for its launches."""
+
+
+def launches(passes: Sequence[Pass]) -> list[float]:
+    """Host seconds of the prefill passes that took the GPU about as long: not where a queue was full."""
+    return [
+        one.host_s
+        for one in passes
+        if one.mode == "prefill"
+        and one.host_s
+        and one.gpu_s
+        and 1 / HOST_BOUND < one.gpu_s / one.host_s < HOST_BOUND
+    ]
+
+
 def _until(run: Sequence[Pass]) -> float:
     """Seconds from the start of the first pass to the start of the last."""
     busy = [one.gpu_s for one in run[:-1]]

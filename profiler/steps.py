@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +22,8 @@ from pydantic import Field
 from engine_adapter.adapter import ServerInfo
 from engine_adapter.sglang_server import SglangServer
 from profiler.recorder_files import read_passes
-from profiler.step_rows import Pass, Timed, client_passes, merged, rows, timed
+from profiler.step_recorder import WRITE_EVERY_S
+from profiler.step_rows import Pass, Timed, client_passes, launches, merged, rows, steady, timed, turns
 from search_spaces.base import Noun
 from search_spaces.errors import BadInput, MissingData
 from search_spaces.recipe import EngineGroup, Recipe
@@ -29,28 +32,56 @@ from search_spaces.step_profile import StepProfile, StepRow
 WARM_UP_TOKENS = 8
 LATENCY_REQUESTS = 9
 SHORT_PROMPT = 16
-DECODE_BURSTS = 4
+LONG_PROMPT = 4096
+"""A request of this length, beside a short one, shows what a token of a prompt costs outside passes."""
+DECODE_BURSTS = 3
 """Times the prompts of a decode point are sent, so that their prefill passes make rows too."""
+LEAD_PASSES = 4
+"""Decode passes after a prefill that are left out: the host, which launches ahead, has no lead yet."""
+LEAST_PROMPT = 64
+"""Shortest prompt of a prefill point of several."""
+TILE = 64
+"""Tokens of a tile of the kernels whose variants a warm-up compiles."""
+REHEARSALS = 3
+MIXED_PROMPTS = 24
+MIXED_SEQUENCES, MIXED_TOKENS = 8, (384, 512, 640)
+WARM_LENGTHS = 128
+"""Prompt lengths of a warm-up at most."""
 LOWEST_ID, HIGHEST_ID = 3, 1000
 """Token ids of the prompts; every vocabulary has them."""
+
+
+# fmt: off
+PREFILL_TOKENS = (
+    64, 128, 192, 256, 384, 512, 768, 1024, 1280, 1536, 2048, 2560, 3072, 3584, 4096, 5120, 6144, 7168, 8192,
+    12288, 24576,
+)
+"""Dense, as kernels pick their tiles and splits by size: neighbours in a grid of powers of two miss them."""
+# fmt: on
 
 
 class StepPlan(Noun):
     """The grid. Points that exceed the server's limits are left out."""
 
-    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+    batches: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
     contexts: tuple[int, ...] = (128, 1024, 4096, 16384)
-    prefill_tokens: tuple[int, ...] = (64, 256, 1024, 4096, 8192)
-    passes: int = Field(default=24, ge=4)
+    prefill_tokens: tuple[int, ...] = PREFILL_TOKENS
+    """Tokens of a prefill point; beyond the chunk the passes have a context."""
+    prefill_sequences: tuple[int, ...] = (1, 4)
+    """Prompts that share the tokens of a prefill point."""
+    passes: int = Field(default=96, ge=4)
     """Decode passes per point."""
     repeats: int = Field(default=5, ge=3)
     """Prompts per prefill length."""
+    warm_up: bool = True
+    """Whether every size of pass runs once before anything is measured."""
 
 
 class StepPoint(Noun):
     """One entry of the grid: prompts of `tokens` tokens, `sequences` side by side."""
 
-    kind: Literal["latency", "decode", "prefill"]
+    kind: Literal["latency", "decode", "prefill", "mixed"]
+    """`mixed`: prompts that arrive one after another while `sequences` decode; shows the host at work."""
     sequences: int = Field(ge=1)
     tokens: int = Field(ge=1)
 
@@ -61,6 +92,8 @@ class PointRecord(Noun):
     point: StepPoint
     rows: tuple[StepRow, ...]
     request_s: float | None = None
+    turn_s: dict[str, float] = Field(default_factory=dict)
+    """Median host seconds between passes, by what they do (`step_rows.turns`)."""
 
 
 class Journal:
@@ -108,19 +141,49 @@ def points_of(plan: StepPlan, group: EngineGroup, info: ServerInfo) -> list[Step
     running = min(group.max_running_per_rank, info.max_running_requests or 1 << 20)
     room = info.max_total_tokens or 1 << 40
     longest = min(group.context_length or 1 << 40, room) - plan.passes
-    found = [StepPoint(kind="latency", sequences=1, tokens=SHORT_PROMPT)]
-    found += [
-        StepPoint(kind="prefill", sequences=1, tokens=tokens)
-        for tokens in plan.prefill_tokens
-        if tokens <= longest
+    found = [
+        StepPoint(kind="latency", sequences=1, tokens=tokens)
+        for tokens in (SHORT_PROMPT, LONG_PROMPT)
+        if tokens <= min(longest, group.chunk_tokens_per_rank)
     ]
+    prefill = [
+        StepPoint(kind="prefill", sequences=sequences, tokens=tokens // sequences)
+        for sequences in plan.prefill_sequences
+        for tokens in plan.prefill_tokens
+        if tokens // sequences <= longest
+        and sequences <= running
+        and (sequences == 1 or LEAST_PROMPT <= tokens // sequences <= group.chunk_tokens_per_rank)
+    ]
+    # A new server's host speeds up for about a minute; decode, which it does not slow down, comes first.
     found += [
         StepPoint(kind="decode", sequences=batch, tokens=context)
         for context in plan.contexts
         for batch in plan.batches
         if batch <= running and context <= longest and batch * (context + plan.passes) <= 0.9 * room
     ]
-    return found
+    first, between, last = _mixed_points(info, room, longest, running)
+    return [*found[:2], *first, *found[2:], *between, *prefill, *last]
+
+
+def _mixed_points(
+    info: ServerInfo, room: float, longest: int, running: int
+) -> tuple[list[StepPoint], list[StepPoint], list[StepPoint]]:
+    """Mixed points for the beginning, middle and end: hosts are faster at one time than at another.
+
+    What they look at is the time line of a GPU.
+    """
+    side = min(MIXED_SEQUENCES, running - 1)
+    most = (side + 1) * (max(MIXED_TOKENS) + 2 * MIXED_PROMPTS * WARM_UP_TOKENS)
+    if info.device == "cpu" or side < 1 or most > min(0.9 * room, longest):
+        return [], [], []
+    one, two, three = ([StepPoint(kind="mixed", sequences=side, tokens=tokens)] for tokens in MIXED_TOKENS)
+    return one, two, three
+
+
+def warm_lengths(most_tokens: int) -> list[int]:
+    """Prompt lengths of a warm-up: whole tiles up to `most_tokens`, all of them where they are few."""
+    step = TILE * max(1, -(-most_tokens // (TILE * WARM_LENGTHS)))
+    return [*range(step, most_tokens, step), most_tokens]
 
 
 class StepDriver:
@@ -145,6 +208,7 @@ class StepDriver:
         tokens = self.server.generate(prompts, new_tokens)
         spent = time.time() - sent
         if self.recorder is not None:
+            time.sleep(3 * WRITE_EVERY_S)
             found = read_passes(self.recorder, sent)
             if not found:
                 raise MissingData(
@@ -156,18 +220,72 @@ class StepDriver:
         fits = total <= self.group.chunk_tokens_per_rank * self.group.attention_dp
         return client_passes(sent, tokens, point.tokens, point.sequences, fits), spent
 
+    def warm_up(self, most_tokens: int, sequences: int) -> int:
+        """Run prefill passes of every size up to `most_tokens` once, and decode; returns the prompts sent.
+
+        An engine compiles, loads and tunes kernels by the size of a pass when it first meets it, for
+        milliseconds to many seconds; a deployment has met them all. Sizes are whole tiles.
+        """
+        lengths = warm_lengths(min(most_tokens, self.group.chunk_tokens_per_rank))
+        for tokens in lengths:
+            self.server.generate(self._prompts(StepPoint(kind="prefill", sequences=1, tokens=tokens)), 1)
+        self.server.generate(
+            self._prompts(StepPoint(kind="decode", sequences=sequences, tokens=SHORT_PROMPT)), WARM_UP_TOKENS
+        )
+        return len(lengths) + sequences
+
     def measure(self, point: StepPoint) -> PointRecord:
         """Rows of one point; the request's own latency for a `latency` point."""
         if point.kind == "latency":
             return PointRecord(point=point, rows=(), request_s=self._request_seconds(point))
+        if point.kind == "mixed":
+            return self._mixed(point)
         decode = point.kind == "decode"
         walls: list[Timed] = []
+        between: dict[str, list[float]] = defaultdict(list)
         bursts = DECODE_BURSTS if decode else self.plan.repeats + 1
-        new_tokens = -(-self.plan.passes // DECODE_BURSTS) + 3 if decode else 2
+        new_tokens = -(-self.plan.passes // DECODE_BURSTS) + LEAD_PASSES + 3 if decode else 2
         for _ in range(bursts):
             passes, _ = self.run(point, new_tokens)
-            walls += timed(passes)
-        return PointRecord(point=point, rows=tuple(rows(walls, point.sequences if decode else None)))
+            walls += steady(timed(passes), LEAD_PASSES)
+            for kind, seconds in (turns(passes) | {"launch": launches(passes)}).items():
+                between[kind] += seconds
+        return PointRecord(
+            point=point,
+            rows=tuple(rows(walls, point.sequences if decode else None)),
+            turn_s={kind: float(np.median(seconds)) for kind, seconds in between.items() if seconds},
+        )
+
+    def _mixed(self, point: StepPoint) -> PointRecord:
+        """Send prompts one after another while others decode, and look at the host."""
+        if self.recorder is None:
+            return PointRecord(point=point, rows=())
+        sent = time.time()
+        background = Thread(
+            target=self.server.generate, args=(self._prompts(point), 2 * MIXED_PROMPTS * WARM_UP_TOKENS)
+        )
+        background.start()
+        for _ in range(MIXED_PROMPTS):
+            alone = StepPoint(kind="prefill", sequences=1, tokens=point.tokens)
+            self.server.generate(self._prompts(alone), WARM_UP_TOKENS)
+        background.join()
+        time.sleep(3 * WRITE_EVERY_S)
+        passes = read_passes(self.recorder, sent)
+        between = turns(passes) | {"launch": launches(passes)}
+        found = {kind: float(np.median(seconds)) for kind, seconds in between.items() if seconds}
+        return PointRecord(point=point, rows=(), turn_s=found)
+
+    def rehearse(self, sequences: int, shortest: int, longest: int) -> int:
+        """Bursts of prompts of all lengths that a load draws, as it begins and goes on; returns how many.
+
+        What an allocator and a scheduler meet first with many unlike prompts is no compilation, but takes
+        a tenth of a second at a time too.
+        """
+        for _ in range(REHEARSALS):
+            lengths = [self._ids.randint(shortest, longest) for _ in range(sequences)]
+            prompts = [self._prompts(StepPoint(kind="prefill", sequences=1, tokens=n))[0] for n in lengths]
+            self.server.generate(prompts, WARM_UP_TOKENS)
+        return REHEARSALS * sequences
 
     def _request_seconds(self, point: StepPoint) -> float | None:
         """Median time of short requests outside their passes; None for a client, who sees them inside."""
@@ -186,15 +304,48 @@ def measure_steps(
     driver: StepDriver, journal: Journal, info: ServerInfo, on_point: Callable[[StepPoint], None]
 ) -> None:
     """Measure every point that the journal lacks."""
-    fresh = True
-    for point in points_of(driver.plan, driver.group, info):
-        if journal.has(point):
-            continue
-        if fresh:
-            driver.run(StepPoint(kind="decode", sequences=2, tokens=SHORT_PROMPT), WARM_UP_TOKENS)
-            fresh = False
+    left = [point for point in points_of(driver.plan, driver.group, info) if not journal.has(point)]
+    if not left:
+        return
+    if driver.plan.warm_up:
+        most, widest = max(one.sequences * one.tokens for one in left), max(one.sequences for one in left)
+        driver.warm_up(most, widest)
+    else:
+        driver.run(StepPoint(kind="decode", sequences=2, tokens=SHORT_PROMPT), WARM_UP_TOKENS)
+    for point in left:
         journal.add(driver.measure(point))
         on_point(point)
+
+
+def median_turn(records: Sequence[PointRecord], kind: str) -> float | None:
+    """Host seconds between passes of a kind: of the mixed points, else of all; None where none were."""
+    known = [record.turn_s[kind] for record in records if kind in record.turn_s]
+    mixed = [
+        record.turn_s[kind] for record in records if record.point.kind == "mixed" and kind in record.turn_s
+    ]
+    known = mixed or known
+    return max(0.0, float(np.mean(known))) if known else None
+
+
+def mean_launch(records: Sequence[PointRecord]) -> float | None:
+    """Mean over points of the host seconds that launch a prefill pass; None where none was seen.
+
+    A host is a third slower for ten seconds at a time, on a machine that others share, so that no single
+    point speaks for it.
+    """
+    known = [record.turn_s["launch"] for record in records if "launch" in record.turn_s]
+    return float(np.mean(known)) if known else None
+
+
+def request_seconds(latencies: Mapping[int, float]) -> tuple[float | None, float | None]:
+    """Seconds of a request outside passes, and of each token of its prompt, of those of two lengths."""
+    if not latencies:
+        return None, None
+    short, long = min(latencies), max(latencies)
+    if short == long:
+        return latencies[short], None
+    token = max(0.0, (latencies[long] - latencies[short]) / (long - short))
+    return max(0.0, latencies[short] - short * token), token
 
 
 def profile_of(
@@ -215,7 +366,8 @@ def profile_of(
     found = merged(row for record in journal.records for row in record.rows)
     if not found:
         raise MissingData(f"{journal.path}: no point gave a row; ask for more --passes")
-    latencies = [r.request_s for r in journal.records if r.request_s is not None]
+    latencies = {r.point.tokens: r.request_s for r in journal.records if r.request_s is not None}
+    base, token = request_seconds(latencies)
     return StepProfile(
         name=recipe.name,
         model=recipe.model,
@@ -227,7 +379,11 @@ def profile_of(
         group=recipe.serving,
         max_total_tokens=info.max_total_tokens,
         max_running_requests=info.max_running_requests,
-        request_s=latencies[-1] if latencies else None,
+        request_s=base,
+        request_token_s=token,
+        prefill_turn_s=median_turn(journal.records, "prefill"),
+        prefill_launch_s=mean_launch(journal.records),
+        decode_turn_s=median_turn(journal.records, "decode"),
         measured_on=date,
         source=source,
         rows=found,

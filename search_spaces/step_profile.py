@@ -71,6 +71,14 @@ class StepProfile(Noun):
     """Running requests per rank that the server reported."""
     request_s: float | None = Field(default=None, ge=0)
     """Seconds of a request outside passes, at one request in flight: client, HTTP, hand-over, detokenizer."""
+    request_token_s: float | None = Field(default=None, ge=0)
+    """Seconds that each token of its prompt adds to that, in a process that takes one request at a time."""
+    prefill_turn_s: float | None = Field(default=None, ge=0)
+    """Host seconds between the results of a pass and the start of the next; a prefill is on either side."""
+    decode_turn_s: float | None = Field(default=None, ge=0)
+    """The same between decode passes."""
+    prefill_launch_s: float | None = Field(default=None, gt=0)
+    """Mean host seconds that launching an eager prefill pass takes while others decode."""
     measured_on: str
     """Date, ISO."""
     source: str

@@ -23,6 +23,7 @@ from simulator.loop_kernels import (
     form_prefills,
     prefill_begin,
     prefill_end,
+    release_lingering,
     start_running,
     transferred,
 )
@@ -92,6 +93,16 @@ def begin_mixed(
     w: Any, classes: Any, groups: Any, ranks: Any, g: int, now: float, total: int, slowest: float, busy: int
 ) -> None:
     """Start a step in which some ranks prefill; without drafts the others decode in the same pass."""
+    c = groups.i[g, CLASS]
+    gpu, decoding = mixed_gpu(classes, groups, ranks, g, total, slowest)
+    wall = prefill_wall(classes, c, gpu) + compile_stall(classes, c, groups, ranks, g)
+    groups.next_s[g] = now + wall
+    account_mixed(w, groups, g, wall, total, decoding, busy)
+
+
+@inner
+def mixed_gpu(classes: Any, groups: Any, ranks: Any, g: int, total: int, slowest: float) -> tuple[float, int]:
+    """GPU seconds of a step in which `total` prompt tokens are computed, and the sequences that decode."""
     c, r0, n = groups.i[g, CLASS], groups.i[g, RANK0], groups.i[g, RANKS]
     decoding = 0
     if classes.i[c, SPEC] == 0:
@@ -100,16 +111,96 @@ def begin_mixed(
                 b = ranks.i[r, RUNNING]
                 decoding += b
                 slowest = max(slowest, look_2d(classes.decode_rank[c], b, ranks.f[r, CONTEXT] / b))
-    gpu = slowest + look_1d(classes.prefill_group[c], (total + decoding) / n)
-    wall = prefill_wall(classes, c, gpu) + compile_stall(classes, c, groups, ranks, g)
+    return slowest + look_1d(classes.prefill_group[c], (total + decoding) / n), decoding
+
+
+@inner
+def account_mixed(w: Any, groups: Any, g: int, wall: float, total: int, decoding: int, busy: int) -> None:
+    """Note a step with prompt tokens: the worker's state, and the totals."""
+    c, n = groups.i[g, CLASS], groups.i[g, RANKS]
     groups.i[g, STATE] = IN_MIXED if decoding > 0 else IN_PREFILL
     groups.i[g, DECODE_STREAK] = 0
-    groups.next_s[g] = now + wall
     w.totals[c, BUSY_MIXED if decoding > 0 else BUSY_PREFILL] += wall
     w.totals[c, STEPS_PREFILL] += 1
     w.totals[c, TOKENS_PREFILL] += total
     w.totals[c, RANK_STEPS] += n
     w.totals[c, IDLE_RANK_STEPS] += n - busy
+
+
+@inner
+def prompts_wait(classes: Any, c: int, groups: Any, ranks: Any, reqs: Any, g: int) -> bool:
+    """Whether the next step computes prompt tokens: of a prompt cut short in this one, or of a new one."""
+    for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+        tail = ranks.i[r, C_TAIL] if ranks.i[r, C_HEAD] >= 0 else -1
+        if tail >= 0 and reqs.i[tail, PROGRESS] < reqs.i[tail, TARGET]:
+            return True
+        req = ranks.i[r, Q_HEAD]
+        if req >= 0:
+            need = min(reqs.i[req, TARGET] - reqs.i[req, PROGRESS], classes.i[c, CHUNK])
+            if may_prefill(classes, c, ranks, reqs, r, req, need, 0.0):
+                return True
+    return False
+
+
+@inner
+def pipelined_turn(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
+    """One turn of an overlapped scheduler: form and launch a step, then wait for the one before it.
+
+    The host launches a step while the GPU computes the one before; only then it looks at that one's results,
+    and after that at what has arrived. So a step that takes the host longer than the GPU, as eager prefill of
+    few tokens does, hides behind the step before it, and tokens of a step come out no earlier than the
+    launch of the next one ends. Requests that finish take part in one more step.
+    """
+    c, state = groups.i[g, CLASS], groups.i[g, STATE]
+    pending = state != IDLE and state != DRAINED
+    prompts = prompts_wait(classes, c, groups, ranks, reqs, g)
+    after_prompts = state in (IN_PREFILL, IN_MIXED)
+    turn = classes.f[c, PREFILL_TURN if prompts or after_prompts else DECODE_TURN]
+    launched = now + turn + classes.f[c, LAUNCH if prompts else DECODE_LAUNCH]
+    gpu_free = groups.gpu_end_s[g]
+    if pending:
+        running = 0
+        for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+            running += ranks.i[r, RUNNING]
+        follows = prompts or after_prompts or running > 0
+        aggregated_end(w, classes, groups, ranks, reqs, g, max(launched if follows else now, gpu_free))
+        if state == IN_PREFILL:
+            for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+                release_lingering(ranks, r)
+    gpu = pipelined_begin(w, classes, groups, ranks, reqs, g, now, max(gpu_free, now + turn))
+    if gpu < 0.0:
+        groups.i[g, STATE] = DRAINED if pending else IDLE
+        groups.next_s[g] = max(gpu_free, now) if pending else INFINITY
+        return
+    prefill = groups.i[g, STATE] != IN_DECODE
+    launched = now + turn + classes.f[c, LAUNCH if prefill else DECODE_LAUNCH]
+    groups.gpu_end_s[g] = max(max(gpu_free, now + turn) + gpu, launched)
+    groups.next_s[g] = max(launched, gpu_free)
+
+
+@inner
+def pipelined_begin(
+    w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float, start: float
+) -> float:
+    """Form the next step, which the GPU can begin at `start`; returns its GPU seconds, -1 for none."""
+    c = groups.i[g, CLASS]
+    groups.begun_s[g] = now
+    if not held_back(classes, c, groups, ranks, reqs, g):
+        total, slowest, busy = form_prefills(w, classes, groups, ranks, reqs, g, now)
+        if total > 0:
+            gpu, decoding = mixed_gpu(classes, groups, ranks, g, total, slowest)
+            wall = max(gpu, now + classes.f[c, PREFILL_TURN] + classes.f[c, LAUNCH] - start)
+            account_mixed(w, groups, g, wall, total, decoding, busy)
+            return gpu
+    retract_overflow(w, classes, c, groups, ranks, reqs, g)
+    gpu, largest, _, running, context = decode_gpu(classes, c, groups, ranks, g)
+    if running == 0:
+        return -1.0
+    groups.i[g, DECODE_STREAK] += 1
+    groups.i[g, STATE] = IN_DECODE
+    account_decode(w, groups, g, c, gpu, running, largest, context)
+    publish(classes, groups, ranks, g)
+    return gpu
 
 
 @inner
@@ -173,6 +264,8 @@ def step_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, n
         for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
             decode_rank_end(w, classes, groups, ranks, reqs, g, r, now)
         decode_begin(w, classes, groups, ranks, reqs, g, now)
+    elif classes.i[c, PIPELINED] == 1:
+        pipelined_turn(w, classes, groups, ranks, reqs, g, now)
     else:
         aggregated_end(w, classes, groups, ranks, reqs, g, now)
         aggregated_begin(w, classes, groups, ranks, reqs, g, now)
@@ -192,7 +285,7 @@ def earliest(groups: Any) -> int:
 def cut_off(w: Any, groups: Any) -> None:
     """Steps count as busy from their start; take back what lies beyond the end of the run."""
     for g in range(len(groups.next_s)):
-        if groups.i[g, STATE] != IDLE and groups.i[g, STATE] != DOWN:
+        if groups.i[g, STATE] != IDLE and groups.i[g, STATE] != DOWN and groups.i[g, STATE] != DRAINED:
             column = BUSY_MIXED
             if groups.i[g, STATE] == IN_PREFILL:
                 column = BUSY_PREFILL
@@ -249,6 +342,8 @@ def advance(
         if groups.i[g, STATE] == IDLE:
             if classes.i[groups.i[g, CLASS], ROLE] == DECODE:
                 decode_begin(w, classes, groups, ranks, reqs, g, now)
+            elif classes.i[groups.i[g, CLASS], PIPELINED] == 1:
+                pipelined_turn(w, classes, groups, ranks, reqs, g, now)
             else:
                 aggregated_begin(w, classes, groups, ranks, reqs, g, now)
     cut_off(w, groups)

@@ -176,7 +176,7 @@ def sift_transfers(
 def stop_step(w: Any, groups: Any, g: int) -> None:
     """A dead worker's step ends now: what lies ahead of it was no work."""
     state = groups.i[g, STATE]
-    if state != IDLE:
+    if state != IDLE and state != DRAINED:
         column = BUSY_MIXED
         if state == IN_PREFILL:
             column = BUSY_PREFILL

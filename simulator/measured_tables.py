@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +24,12 @@ from search_spaces.workload import Workload
 from simulator.calibration import HostCosts
 from simulator.cost_tables import CONTEXT_AXIS, TOKEN_AXIS, RoleTables
 from simulator.kernel_model import Source
-from simulator.memory import MemoryBudget
+from simulator.memory import MemoryBudget, graph_buckets
 
 Floats = NDArray[np.float64]
 LAYOUT = ("tp", "attention_dp", "moe_ep", "pp", "moe_backend", "mtp", "overlap_schedule")
 """Fields of a group that change what a step takes: a profile speaks for groups that agree in them."""
+LEAST_S = 1e-6
 UNLIMITED_TOKENS = 1 << 40
 """Window pool of an architecture that has none."""
 
@@ -36,7 +37,48 @@ UNLIMITED_TOKENS = 1 << 40
 def no_host(steps: StepProfile) -> HostCosts:
     """Host costs beside steps that are wall times: none, but the request's own way in and out."""
     zero: dict[str, Any] = dict.fromkeys(HostCosts.model_fields, 0.0)
-    return HostCosts.model_construct(**(zero | {"request_latency_s": steps.request_s or 0.0}))
+    pipeline = host_pipeline(steps)
+    inside = pipeline.prefill_turn_s if pipeline else 0.0  # the loop adds the scheduler's turn itself
+    way = {
+        "request_latency_s": max(0.0, (steps.request_s or 0.0) - inside),
+        "frontend_token_s": steps.request_token_s or 0.0,
+    }
+    return HostCosts.model_construct(**(zero | way))
+
+
+class HostPipeline(NamedTuple):
+    """What an overlapped scheduler's host needs for a pass, seconds; measured."""
+
+    prefill_launch_s: float
+    """To launch an eager prefill pass of any size, while the GPU computes what was launched before."""
+    decode_launch_s: float
+    prefill_turn_s: float
+    decode_turn_s: float
+
+
+HOST_BOUND = 1.08
+"""A pass that takes the GPU up to so many times what it takes the host waited for its launches."""
+
+
+@lru_cache(maxsize=64)
+def host_pipeline(steps: StepProfile) -> HostPipeline | None:
+    """The host's part of measured steps; None where it was not recorded, or drafts are between passes.
+
+    Prefill that begins a run of passes is looked at: the launches of a later one wait where the queue to the
+    GPU is full. Host and GPU are told apart by `HOST_BOUND`.
+    """
+    turns = (steps.prefill_turn_s, steps.decode_turn_s)
+    if steps.group.mtp or turns[0] is None or turns[1] is None:
+        return None
+    first = [r for r in steps.rows if r.mode == "prefill" and r.context == 0 and r.host_s and r.gpu_s]
+    decode = [r.host_s for r in steps.rows if r.mode == "decode" and r.host_s]
+    if not first or not decode:
+        return None
+    launch = steps.prefill_launch_s
+    if launch is None:
+        bound = [r for r in first if (r.gpu_s or 0.0) <= HOST_BOUND * (r.host_s or 0.0)]
+        launch = float(np.median([r.host_s or 0.0 for r in bound or first]))
+    return HostPipeline(launch, float(np.median(decode)), turns[0], turns[1])
 
 
 @dataclass(frozen=True)
@@ -124,6 +166,33 @@ def surfaces(steps: StepProfile) -> dict[str, StepSurface]:
     return {name: surface(found) for name, found in points.items()}
 
 
+def _gpu_points(steps: StepProfile, pipeline: HostPipeline) -> list[tuple[float, float, float, int]]:
+    """Prefill points of the GPU's own time.
+
+    Passes that waited for the host hide it. For them a bound from below stands: the smallest pass that did
+    not wait, in proportion to tokens. It matters only where the host's launches hide behind a long step.
+    """
+    rows = [r for r in steps.rows if r.mode == "prefill" and r.gpu_s]
+    free = [
+        r for r in rows if (r.gpu_s or 0.0) > HOST_BOUND * min(pipeline.prefill_launch_s, r.host_s or 1.0)
+    ]
+    free = [r for r in free if r.context > 0 or (r.gpu_s or 0.0) > HOST_BOUND * (r.host_s or 0.0)]
+    per_token = min(((r.new_tokens, (r.gpu_s or 0.0) / r.new_tokens) for r in free), default=(0, 0.0))[1]
+    points = []
+    for r in rows:
+        seconds = (r.gpu_s or 0.0) if r in free else min(r.gpu_s or 0.0, per_token * r.new_tokens)
+        context = r.context + r.new_tokens / r.sequences / 2
+        points.append((float(r.new_tokens), context, max(seconds, LEAST_S), r.count))
+    return points
+
+
+@lru_cache(maxsize=64)
+def prefill_gpu_surface(steps: StepProfile) -> StepSurface:
+    """Prefill by the GPU's own time where the host's part is known, else by wall time."""
+    pipeline = host_pipeline(steps)
+    return surface(_gpu_points(steps, pipeline)) if pipeline else surfaces(steps)["prefill"]
+
+
 def _table(found: StepSurface) -> RoleTables:
     rank = np.array([found.seconds(float(size), CONTEXT_AXIS) for size in TOKEN_AXIS])
     return RoleTables(np.ascontiguousarray(rank), np.zeros(len(TOKEN_AXIS)))
@@ -131,8 +200,7 @@ def _table(found: StepSurface) -> RoleTables:
 
 @lru_cache(maxsize=64)
 def _tables(steps: StepProfile) -> tuple[RoleTables, RoleTables]:
-    found = surfaces(steps)
-    return _table(found["prefill"]), _table(found["decode"])
+    return _table(prefill_gpu_surface(steps)), _table(surfaces(steps)["decode"])
 
 
 def _decisive(group: EngineGroup, name: str) -> object:
@@ -162,7 +230,9 @@ def check_steps(steps: StepProfile, recipe: Recipe) -> None:
 def measured_role(
     steps: StepProfile, group: EngineGroup, has_window: bool
 ) -> tuple[MemoryBudget, RoleTables, RoleTables, NDArray[np.int64]]:
-    """Memory budget, prefill and decode tables, and graph padding (none: rows include it) of one worker.
+    """Memory budget, prefill and decode tables, and graph padding of one worker.
+
+    A decode batch between two captured graphs runs as the larger, where graphs were replayed.
 
     Pool and running limit are what the server reported, unless the group asks for less.
 
@@ -183,7 +253,22 @@ def measured_role(
         swa_tokens=int(full * group.swa_full_tokens_ratio) if has_window else UNLIMITED_TOKENS,
         slots=running,
     )
-    return budget, *_tables(steps), np.arange(2 * running + 2, dtype=np.int64)
+    return budget, *_tables(steps), _padded(steps, group, 2 * running + 1)
+
+
+def padded_batch(steps: StepProfile, batch: int) -> int:
+    """Batch that a decode pass of `batch` sequences ran as."""
+    return int(_padded(steps, steps.group, batch)[batch])
+
+
+def _padded(steps: StepProfile, group: EngineGroup, largest: int) -> NDArray[np.int64]:
+    """Batch after padding for 0..largest: the next captured one, or itself beyond the last."""
+    batches = np.arange(largest + 1, dtype=np.int64)
+    captured = np.array(graph_buckets(group), dtype=np.int64)
+    if not len(captured) or not any(row.graph for row in steps.rows if row.mode in ("decode", "verify")):
+        return batches
+    index = np.minimum(np.searchsorted(captured, batches), len(captured) - 1)
+    return np.where((batches > 0) & (batches <= captured[-1]), captured[index], batches)
 
 
 def plain_page_tokens(group: EngineGroup) -> int:

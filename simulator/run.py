@@ -21,7 +21,8 @@ from simulator import loop_state as ls
 from simulator.loop_aggregated import FINISHED, STUCK, advance
 from simulator.loop_failure import bring_up, take_down
 from simulator.memory import MemoryBudget
-from simulator.world import ROLE_CODES, Setting, State, prepare
+from simulator.role_constants import ROLE_CODES
+from simulator.world import Setting, State, prepare
 
 WINDOW_S = 60.0
 """Simulated seconds between looks from outside."""

@@ -6,7 +6,14 @@ from typing import Any
 
 import click
 
-from planner.options import engine_options, example, json_option
+from planner.options import (
+    STEP_PLAN,
+    engine_options,
+    example,
+    json_option,
+    step_plan_options,
+    warm_up_option,
+)
 
 EXAMPLE = example(
     "Example: three loads on a server that Servecast starts, predicted from its measured steps",
@@ -31,26 +38,43 @@ EXAMPLE = example(
     "--max-error", type=click.FloatRange(min=0), metavar="PCT",
     help="Exit 4 if output throughput or mean TPOT is further off.",
 )  # fmt: skip
+@click.option(
+    "--measure-steps",
+    is_flag=True,
+    help="Measure the steps into --steps first, on the server that then runs the loads.",
+)
+@step_plan_options
+@click.option(
+    "--details", metavar="DIR", help="Keep the engine's passes and the requests' times of each run there."
+)
+@warm_up_option
 @engine_options
 @json_option
 def command(**options: Any) -> None:
     """Predict closed-loop runs of a recipe, make them on a live SGLang server, and compare.
 
     Predictions are written to OUT before anything runs; each finished run is appended as a record that
-    `servecast validate OUT` takes. The load generator is SGLang's own, so --engine-python must have SGLang
-    also where --endpoint names a server elsewhere.
+    `servecast validate OUT` takes. Of a server that Servecast starts, the record also counts the engine's
+    passes and names those that stood still, as for a compilation. The load generator is SGLang's own, so
+    --engine-python must have SGLang also where --endpoint names a server elsewhere.
     """
     import json
     from pathlib import Path
 
     from planner.live import LiveOptions
     from planner.observe import check_errors, comparison_text, observation, observe
+    from profiler.steps import StepPlan
 
+    plan = None
+    if options["measure_steps"]:
+        given = {name: options[name] for name in STEP_PLAN if options[name]}
+        plan = StepPlan.parse(given | {"warm_up": options["warm_up"]}, "observe")
     what = observation(
-        options["recipe"], options["workload"], options["steps"], options["stack"], options["seed"]
+        options["recipe"], options["workload"], options["steps"], options["stack"], options["seed"], plan
     )
     live, out = LiveOptions.from_options(options), Path(options["out"])
-    found = observe(what, live, out, lambda text: click.echo(text, err=True))
+    details = Path(options["details"]) if options["details"] else None
+    found = observe(what, live, out, lambda text: click.echo(text, err=True), options["warm_up"], details)
     if options["as_json"]:
         click.echo(json.dumps([one.model_dump(mode="json") for one in found], indent=2))
     else:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from planner.options import counts_of, engine_options, example
+from planner.options import STEP_PLAN, engine_options, example, step_plan_options, warm_up_option
 
 EXAMPLE = example(
     "Example: the steps of a server that Servecast starts from a recipe",
@@ -17,14 +17,8 @@ EXAMPLE = example(
 @click.command("steps", epilog=EXAMPLE)
 @click.option("--recipe", required=True, metavar="FILE", help="Recipe with one aggregated worker.")
 @click.option("--out", required=True, metavar="FILE", help="Step profile to write (JSON).")
-@click.option("--batches", multiple=True, callback=counts_of, metavar="N[,..]", help="Decode batches.")
-@click.option(
-    "--contexts", multiple=True, callback=counts_of, metavar="N[,..]", help="Decode contexts, tokens."
-)
-@click.option(
-    "--prefill-tokens", multiple=True, callback=counts_of, metavar="N[,..]", help="Prompt lengths, tokens."
-)
-@click.option("--passes", type=int, help="Decode passes per point.  [24]")
+@step_plan_options
+@warm_up_option
 @engine_options
 def steps(**options: Any) -> None:
     """Measure decode steps over batch x context and prefill steps over prompt length into a step profile.
@@ -38,8 +32,8 @@ def steps(**options: Any) -> None:
     from planner.live import LiveOptions, profile_steps
     from profiler.steps import StepPlan
 
-    names = ("batches", "contexts", "prefill_tokens", "passes")
-    plan = StepPlan.parse({name: options[name] for name in names if options[name]}, "profile steps")
+    given = {name: options[name] for name in STEP_PLAN if options[name]}
+    plan = StepPlan.parse(given | {"warm_up": options["warm_up"]}, "profile steps")
     live = LiveOptions.from_options(options)
     found = profile_steps(
         options["recipe"], plan, live, Path(options["out"]), lambda t: click.echo(t, err=True)

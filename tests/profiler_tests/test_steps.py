@@ -127,6 +127,7 @@ def test_the_recorder_writes_what_is_read_back(tmp_path: Path):
     for lengths in ([9], [10], [11]):
         done = recorder.around(lambda *_: result, SimpleNamespace(), batch("DECODE", lengths, 1))
         assert done is result
+    recorder.drain(wait=True)
     found = read_passes(tmp_path)
     assert [one.context for one in found] == [8, 9, 10]
     assert found[1].t > found[0].t and found[0].host_s is not None and found[0].host_s > 0
