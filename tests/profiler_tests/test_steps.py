@@ -13,8 +13,19 @@ import pytest
 from engine_adapter.adapter import ServerInfo
 from profiler.recorder_files import install_recorder, read_passes
 from profiler.step_recorder import OUT_VARIABLE, Recorder, shape_of
-from profiler.step_rows import Pass, client_passes, merged, rows, timed
-from profiler.steps import Journal, PointRecord, StepPlan, StepPoint, points_of
+from profiler.step_rows import Pass, client_passes, launches, merged, rows, steady, timed, turns
+from profiler.steps import (
+    Journal,
+    PointRecord,
+    StepDriver,
+    StepPlan,
+    StepPoint,
+    mean_launch,
+    median_turn,
+    points_of,
+    request_seconds,
+    warm_lengths,
+)
 from search_spaces.errors import BadInput
 from tests.simulator_tests.test_measured_tables import GROUP, row
 
@@ -48,6 +59,71 @@ def test_rows_are_medians_without_the_first_pass():
     assert (found.low_s, found.high_s) == pytest.approx((1.0, 2.4))
     assert rows(timed([decode(t) for t in starts]), decode_sequences=3) == []
     assert rows(timed([decode(t) for t in starts[:3]])) == []  # two passes make no row
+
+
+def test_decode_passes_right_after_a_prefill_are_left_out():
+    run = [decode(0.0), Pass(1.0, "prefill", 1, 5, 0.0, 0.3), *(decode(float(t)) for t in range(2, 7))]
+    assert [item.one.t for item in steady(timed(run), 2)] == [0.0, 1.0, 4.0, 5.0]
+
+
+def test_turns_run_from_the_results_of_a_pass_to_the_next_start():
+    """Pass 1 is launched at 1 ms, while pass 0 runs to 10; at 10 the host turns to pass 2, for 2 ms."""
+    run = [
+        decode(0.0, gpu_s=0.010, gap_s=0.0),
+        decode(0.001, gpu_s=0.010, gap_s=0.0),
+        decode(0.012, gpu_s=0.010, gap_s=0.0),
+        Pass(0.0235, "prefill", 1, 5, 0.0, 0.040, False, 0.040, 0.0),
+        decode(0.068, gpu_s=0.010, gap_s=0.004),
+    ]
+    found = turns(run)
+    assert found["decode"] == pytest.approx([0.002])
+    assert found["prefill"] == pytest.approx([0.0035, 0.0045])  # before the prefill, and after its launch
+    assert turns([decode(float(t)) for t in range(4)]) == {"prefill": [], "decode": []}
+
+
+def test_launches_are_those_of_passes_that_waited_for_the_host():
+    passes = [
+        Pass(0.0, "prefill", 1, 64, 0.0, 0.030, False, 0.031, 0.0),
+        Pass(0.1, "prefill", 1, 8192, 0.0, 0.030, False, 0.080, 0.0),
+        Pass(0.2, "prefill", 1, 4096, 8192.0, 0.070, False, 0.045, 0.0),
+    ]
+    assert launches(passes) == [0.030]
+    points = [StepPoint(kind="prefill", sequences=1, tokens=n) for n in (64, 128)]
+    records = [
+        PointRecord(point=p, rows=(), turn_s={"launch": s, "prefill": s})
+        for p, s in zip(points, (0.03, 0.05), strict=True)
+    ]
+    assert mean_launch(records) == pytest.approx(0.04) and mean_launch([]) is None
+    mixed = PointRecord(
+        point=StepPoint(kind="mixed", sequences=2, tokens=8), rows=(), turn_s={"prefill": 0.002}
+    )
+    assert median_turn([*records, mixed], "prefill") == pytest.approx(0.002)
+
+
+def test_a_request_costs_a_base_and_its_tokens():
+    assert request_seconds({}) == (None, None)
+    assert request_seconds({16: 0.005}) == (0.005, None)
+    base, token = request_seconds({16: 0.005, 4096: 0.0458})
+    assert token == pytest.approx(1e-5) and base == pytest.approx(0.005 - 16e-5)
+
+
+def test_a_warm_up_meets_every_tile_up_to_the_chunk():
+    assert warm_lengths(200) == [64, 128, 192, 200]
+    assert len(warm_lengths(8192)) == 128 and warm_lengths(8192)[-1] == 8192
+    assert len(warm_lengths(65536)) <= 129
+    sent: list[list[int]] = []
+
+    def generate(prompts: list[list[int]], new_tokens: int) -> list[Any]:
+        sent.append([len(prompt) for prompt in prompts])
+        return []
+
+    driver = StepDriver(SimpleNamespace(generate=generate), GROUP, StepPlan(), None)  # type: ignore[arg-type]
+    count = driver.warm_up(100_000, 3)
+    assert sent == [*([n] for n in warm_lengths(GROUP.chunk_tokens_per_rank)), [16, 16, 16]]
+    assert count == sum(len(lengths) for lengths in sent)
+    del sent[:]
+    assert driver.rehearse(4, 10, 20) == 12
+    assert len(sent) == 3 and all(10 <= n <= 20 for lengths in sent for n in lengths)
 
 
 def test_merging_keeps_the_better_known_row():

@@ -1,0 +1,71 @@
+"""The passes of an observed run: stalls, and errors of the steps against the profile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine_adapter.points import load_points
+from planner.run_passes import last_seconds, passes_report, passes_text, steps_of
+from planner.validation import report, simulate_all
+from profiler.step_rows import Pass
+from simulator.calibration import load_calibration
+from tests.simulator_tests.test_pipelined import DECODE, DECODE_LAUNCH, LAUNCH, steps
+
+DATA = Path(__file__).parents[2] / "profiler" / "data"
+
+
+def decode(t: float, gpu_s: float = DECODE, gap_s: float = 0.0, host_s: float = DECODE_LAUNCH) -> Pass:
+    return Pass(t, "decode", 4, 4, 100.0, host_s, True, gpu_s, gap_s)
+
+
+def prefill(t: float, gpu_s: float, host_s: float = LAUNCH, gap_s: float = 0.0) -> Pass:
+    return Pass(t, "prefill", 1, 128, 0.0, host_s, False, gpu_s, gap_s)
+
+
+def test_passes_of_the_measured_run_are_the_last_ones():
+    passes = [decode(t) for t in (0.0, 1.0, 2.0, 3.0)]
+    assert last_seconds(passes, 1.5) == passes[2:]
+    assert last_seconds([], 1.0) == []
+
+
+def test_a_pass_that_stood_still_is_named():
+    run = [decode(0.0), prefill(0.01, LAUNCH), prefill(0.05, 24.0, host_s=24.0), decode(24.1)]
+    for profile in (steps(), None):
+        (stall,) = passes_report(run, profile)["stalls"]
+        assert (stall["mode"], stall["new_tokens"], stall["seconds"]) == ("prefill", 128, 24.0)
+    assert "1 stalls of 24.0 s" in passes_text(passes_report(run, steps()))
+    assert passes_report(run[:2], steps())["stalls"] == []
+
+
+def test_errors_of_steps_are_against_the_profile():
+    run = [decode(0.001 * i, gpu_s=DECODE / 0.9) for i in range(9)]
+    found = passes_report(run, steps())["decode"]
+    assert found["median_error"] == pytest.approx(-0.1, abs=1e-3)
+    assert found["passes"] == 8
+
+
+def test_a_prefill_that_was_launched_early_takes_the_gpu_less():
+    """The host began while the GPU was busy, so that part of its launches were hidden."""
+    run = [decode(0.0), decode(0.002, gap_s=0.0), prefill(0.012, 0.022), decode(0.05)]
+    lead = 2 * DECODE - 0.012  # the GPU is free at 20 ms, and the host begins at 12
+    (found,) = [step for step in steps_of(run, steps()) if step.one.mode == "prefill"]
+    assert found.predicted_s == pytest.approx(LAUNCH - lead)
+
+
+def test_shipped_runs_of_servers_were_predicted_within_the_targets():
+    """Every run of the records made with the final method, simulated again from its own step profile."""
+    for name, hosts in (("h200-flash8-runs.yaml", 5), ("h100-flash8-runs.yaml", 3)):
+        points = load_points(DATA / name)
+        assert len(points) == hosts
+        results = report(points, simulate_all(points, load_calibration(), workers=1), load_calibration())
+        errors = {
+            metric: [abs(r.predicted[metric] / r.measured[metric] - 1) for r in results.points]
+            for metric in ("output_tokens_per_s_per_gpu", "mean_tpot_ms", "mean_ttft_ms")
+        }
+        assert max(errors["output_tokens_per_s_per_gpu"]) < 0.08, name
+        assert max(errors["mean_tpot_ms"]) < 0.08, name
+        assert max(errors["mean_ttft_ms"]) < 0.15, name
+        assert np.ptp([r.measured["output_tokens_per_s_per_gpu"] for r in results.points]) > 500
