@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from simulator import loop_state as ls
 from simulator.batch_overlap import deepep_s, overlaps_one_batch, splits_prefill, two_batch_layer
 from simulator.kernel_owners import measured, owner_of
 from simulator.step_cost import decode_cost, prefill_cost, prefill_step_s
 from simulator.step_parts import StepCost
 from simulator.world import prepare
 from tests.simulator_tests.test_costs import BATCH, CONTEXT, TOKENS, scenario
-from tests.simulator_tests.worlds import aggregated, fixed, group, setting
+from tests.simulator_tests.worlds import JUNE, aggregated, fixed, group, setting
 
 DEEPEP: dict[str, Any] = {"moe_backend": "deepep"}
 GATHERED: list[tuple[str, str, dict[str, Any]]] = [("h200", "DPA8", {}), ("gb300", "DPA8", {})]
@@ -70,6 +71,16 @@ def test_the_host_launches_every_layer_twice():
     idle_gpu = np.zeros(1)
     once, twice = (prefill_step_s(s, idle_gpu) - s.host.prefill_base_s for s in (usual, halves))
     assert twice == pytest.approx(2 * once)
+
+
+def test_halves_do_not_fuse_hyper_connections_across_layers():
+    fused = JUNE.toggled(on=("mhc_fused_post_pre",))
+    for on, alike in ((False, False), (True, True)):
+        found = [
+            prefill_cost(scenario(stack=stack, two_batch_overlap=on, **DEEPEP), TOKENS, 4096.0).seconds["mhc"]
+            for stack in (JUNE, fused)
+        ]
+        assert np.array_equal(found[0], found[1]) == alike
 
 
 @pytest.mark.parametrize(
@@ -130,6 +141,14 @@ def test_more_work_still_never_costs_less(platform, layout, backend, changes):
             assert (np.diff(cost.gpu_s, axis=axis) >= -1e-9).all()
 
 
+def test_the_simulated_host_launches_twice_too():
+    def launch_s(**changes):
+        recipe = aggregated("DEP8", hardware="h200", model="flash", **DEEPEP, **changes)
+        return prepare(setting(recipe, fixed(1024, 16, 8, 8))).classes.f[0, ls.LAUNCH]
+
+    assert launch_s(two_batch_overlap=True) == pytest.approx(2 * launch_s())
+
+
 @pytest.mark.parametrize(
     ("field", "part"), [("two_batch_overlap", "prefill_group"), ("single_batch_overlap", "decode_group")]
 )
@@ -139,3 +158,6 @@ def test_the_fields_reach_the_simulated_steps(field, part):
         return getattr(prepare(setting(recipe, fixed(1024, 16, 8, 8))).classes, part)
 
     assert not np.array_equal(table(), table(**{field: True}))
+    # The two flags hold for opposite layouts of DeepEP.
+    other = "low_latency" if field == "two_batch_overlap" else "normal"
+    assert np.array_equal(table(), table(**{field: True}, deepep_mode=other))

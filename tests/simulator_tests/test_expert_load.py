@@ -31,11 +31,11 @@ LAYOUTS = (("DEP8", 8), ("DEP8", 16), ("DEP16", 16), ("DEP32", 32))
 
 
 def test_copies_go_to_the_most_loaded_expert_and_ranks_fill_evenly():
-    """By hand: expert 0 (12) gets both spare slots; 6, 4, 4, 4, 2 and 1 fill three ranks as 7, 8 and 6."""
-    load = np.array([[12.0, 6, 2, 1]], np.float32)
+    """By hand: experts 0 (8) and 1 (6) get a copy; 4, 4, 3, 3, 2 and 1 fill three ranks as 6, 5 and 6."""
+    load = np.array([[8.0, 6, 2, 1]], np.float32)
     experts, copies = replicate(load, 6)
-    assert experts.tolist() == [[0, 1, 2, 3, 0, 0]] and copies.tolist() == [[3, 1, 1, 1]]
-    assert balanced_slots(load, 6, 3).tolist() == [[1, 3, 0, 0, 0, 2]]
+    assert experts.tolist() == [[0, 1, 2, 3, 0, 1]] and copies.tolist() == [[2, 2, 1, 1]]
+    assert balanced_slots(load, 6, 3).tolist() == [[0, 2, 0, 3, 1, 1]]
     rank_of, place_of = pack(np.array([[1.0, 5, 3, 3]], np.float32), 2)
     assert rank_of.tolist() == [[0, 0, 1, 1]] and place_of.tolist() == [[1, 0, 0, 1]]
 
@@ -187,6 +187,7 @@ def test_more_work_still_never_costs_less(layout, changes):
         {"eplb": True},
         {"eplb": True, "eplb_rebalance_steps": 10},
         {"eplb": True, "eplb_min_utilization": 0.5},
+        {"waterfill": True},
         {"redundant_experts": 8},
         {"redundant_experts": 8, "expert_location": "loads.pt"},
         {"redundant_experts": 8, "expert_dispatch": "dynamic"},
