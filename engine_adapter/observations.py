@@ -24,8 +24,8 @@ OBSERVATION = "servecast.observation/1"
 
 
 def steps_digest(steps: StepProfile) -> str:
-    """Sixteen hex digits over a profile."""
-    return hashlib.sha256(steps.model_dump_json().encode()).hexdigest()[:16]
+    """Sixteen hex digits over what differs from defaults, so that a new field changes no digest."""
+    return hashlib.sha256(steps.model_dump_json(exclude_defaults=True).encode()).hexdigest()[:16]
 
 
 def load_steps(path: str | Path) -> StepProfile:
