@@ -47,7 +47,6 @@ SHARED_PARAMETERS = (
     "first_use_s",
     "unfused_layer_s",
     "unfused_token_s",
-    "accept_chat",
     "accept_random",
     "accept_short_ratio",
     "accept_decay",

@@ -76,7 +76,8 @@ def acceptance_law(
 ) -> AcceptanceLaw:
     """The law of a draft under a load: from a stated length where the load has one, else as fitted."""
     dspark = mtp.algorithm == "dspark"
-    decay = DSPARK_DECAY if dspark else calibration.accept_decay
+    of_text = calibration.accept_decay_chat if workload.prompts == "chat" else calibration.accept_decay
+    decay = DSPARK_DECAY if dspark else of_text
     if workload.accept_length is not None:
         return _law_of(workload.accept_length, calibration.accept_spread, decay, mtp.num_steps)
     if dspark:
