@@ -59,6 +59,12 @@ class Demand(NamedTuple):
     """From the first arrival of a session to the last."""
     transfer_s: float
     """Hand-over of all prompts."""
+    first_prompt_tokens: float
+    """Uncached tokens of the prompt that has the fewest."""
+    first_transfer_s: float
+    """The quickest hand-over."""
+    fewest_iterations: float
+    """Decode steps of the request that needs the fewest."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,8 @@ class _Decode(NamedTuple):
     demand: Demand
     beside_s: Floats
     """Worker seconds that the run needs besides steps that decode."""
+    before_s: float
+    """Seconds before any worker can decode."""
     waiting_s: float
     """Request seconds that pass outside decode steps."""
     most_running: int
@@ -118,7 +126,8 @@ class _Decode(NamedTuple):
 
     def _by_workers(self, steps: float) -> float:
         """Least duration with so many steps: the workers do them one after another."""
-        return float((self.beside_s + self.planes.fixed_s * steps + self._work_s).max()) / self.workers
+        busy = float((self.beside_s + self.planes.fixed_s * steps + self._work_s).max())
+        return self.before_s + busy / self.workers
 
     def _by_requests(self, steps: float) -> float:
         """Least duration with so many steps: requests in flight wait for those they share."""
@@ -157,7 +166,7 @@ class _Decode(NamedTuple):
         """
         d = self.demand
         least = d.median_per_token * self.step_alone_s()
-        room = self.workers * duration_s - self.beside_s - self._work_s
+        room = self.workers * (duration_s - self.before_s) - self.beside_s - self._work_s
         if (room < 0).any() or d.iterations == 0:
             return least
         costly = self.planes.fixed_s > 0
@@ -199,14 +208,17 @@ def bound(setting: Setting) -> Bound:
         # A step that mixes both pays its fixed part once: it counts for the prompts or for the steps.
         beside[(floors.fixed_s == 0) | serial] = prefill_s
     waiting = front_latency_s + latency_s + demand.transfer_s + demand.think_s
-    decode = _Decode(
-        floors, workers, int(classes.i[d, ls.DP]), demand, beside, waiting, most * int(classes.i[d, ls.DP])
-    )
+    ranks = int(classes.i[d, ls.DP])
+    arrive_s, first_s = _first(setting, demand, prompts, classes, p)
+    before = first_s if p != d else arrive_s
+    decode = _Decode(floors, workers, ranks, demand, beside, before, waiting, most * ranks)
+    # The prompt that is computed last is still to be decoded.
+    last_s = demand.first_transfer_s + demand.fewest_iterations * decode.step_alone_s()
     duration = max(
         decode.duration_s(),
-        prefill_s / int(classes.i[p, ls.WORKERS]),
-        front_s,
-        demand.span_s,
+        arrive_s + prefill_s / int(classes.i[p, ls.WORKERS]) + last_s,
+        front_s + last_s,
+        demand.span_s + first_s + last_s,
         demand.serial_iterations * decode.step_alone_s(),
     )
     tokens = float(drawn.isl.sum() + drawn.osl.sum()) / setting.recipe.num_gpus / SLACK
@@ -224,6 +236,17 @@ def _prefill(
     together = together + ((floors.rank_s + floors.group_s) * tokens + context) / ranks
     alone = floors.fixed_s * chunks + (floors.rank_s + floors.group_s / ranks) * tokens + context
     return float(together.max()), float(alone.max())
+
+
+def _first(
+    setting: Setting, demand: Demand, floors: Planes, classes: ls.Classes, p: int
+) -> tuple[float, float]:
+    """Seconds until any request reaches a worker, and until any prompt is computed."""
+    host, tokens = setting.host, demand.first_prompt_tokens
+    front = (host.frontend_request_s + host.frontend_token_s * demand.shortest) * setting.relief.frontend_time
+    arrive = front + host.request_latency_s
+    each = floors.rank_s + floors.group_s / int(classes.i[p, ls.DP]) + floors.context_s * tokens / 2
+    return arrive, arrive + float((floors.fixed_s + each * tokens).max())
 
 
 def _frontend(setting: Setting, demand: Demand, drawn: Traffic) -> tuple[float, float]:
@@ -274,6 +297,9 @@ def _demand(
         in_flight=min(drawn.cap, len(drawn.starts)),
         span_s=float(drawn.start_s.max() - drawn.start_s.min()),
         transfer_s=float(reqs.transfer_s.sum()),
+        first_prompt_tokens=float((isl - saved).min()),
+        first_transfer_s=float(reqs.transfer_s.min()),
+        fewest_iterations=float(iters.min()),
     )
     chunks = float(np.ceil((isl - saved) / classes.i[p, ls.CHUNK]).sum())
     return demand, chunks, float(reqs.swa.min())
