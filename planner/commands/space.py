@@ -73,15 +73,19 @@ def check(targets: tuple[str, ...], **options: Any) -> None:
 @click.option("--concurrency", type=click.IntRange(min=1), required=True, help="Load to certify.")
 @click.option("--stack", default="june", show_default=True, metavar="NAME", help="Engine build.")
 @click.option(
-    "--max-recipes", type=click.IntRange(min=1), default=2000, show_default=True, help="Most simulations."
+    "--objective", type=click.Choice(["front", "balanced", "throughput", "interactivity"]),
+    default="front", show_default=True, help="What to prove: the front, or the best recipe.",
+)  # fmt: skip
+@click.option(
+    "--max-recipes", type=click.IntRange(min=1), default=2000, show_default=True, help="Most lawful recipes."
 )
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [all cores]")
 @json_option
 def certify_command(target: str, **options: Any) -> None:
-    """Simulate every lawful recipe of an enumerable space, and prove its front within the model.
+    """Prove the front of an enumerable space within the model, or its best recipe by an objective.
 
-    Every recipe is counted once: over the GPUs, removed by its first broken law, unable to run, or
-    simulated in full.
+    Every recipe is counted once: over the GPUs, removed by its first broken law, unable to run, removed
+    because its upper bound is dominated by simulated recipes, or simulated in full.
     """
     import json
     import os
@@ -102,7 +106,7 @@ def certify_command(target: str, **options: Any) -> None:
         try:
             proven = certify(
                 lane.space, bench, options["concurrency"], options["num_gpus"], evaluator,
-                options["max_recipes"],
+                options["max_recipes"], options["objective"],
             )  # fmt: skip
         finally:
             evaluator.close()
