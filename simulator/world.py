@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -110,13 +111,19 @@ def _class_rows(
 
 def _warm_variants(setting: Setting, group: EngineGroup) -> int:
     """Kernel variants that warm-up has compiled: those of lone prompts, in chunks, of any length drawn."""
-    workload, chunk, found = setting.workload, group.chunk_tokens_per_rank, 0
     if setting.hardware is None:
-        return found
+        return 0
+    workload = setting.workload
     shortest = max(1, int(workload.isl * workload.random_range_ratio))
-    for length in range(shortest, workload.isl + 1, 64):
+    return _variants(setting.hardware.num_sms, shortest, workload.isl, group.chunk_tokens_per_rank)
+
+
+@lru_cache(maxsize=1024)
+def _variants(sms: int, shortest: int, longest: int, chunk: int) -> int:
+    found = 0
+    for length in range(shortest, longest + 1, 64):
         for tokens in {min(length, chunk), length % chunk}:
-            found |= kernel_variant(setting.hardware.num_sms, tokens) if tokens else 0
+            found |= kernel_variant(sms, tokens) if tokens else 0
     return found
 
 
@@ -162,43 +169,61 @@ def _layout_only(group: EngineGroup) -> EngineGroup:
     return EngineGroup.model_construct(**values)
 
 
+class RolePart(NamedTuple):
+    """One role of one setting: constants, tables and the share of the layers that paces its steps."""
+
+    ints: list[int]
+    floats: list[float]
+    role: RoleClass
+    stage: float
+
+
+def role_part(setting: Setting, role: str, group: EngineGroup) -> RolePart:
+    """Constants and tables of a role that runs `group`; the setting's own recipe is not looked at.
+
+    Raises:
+        Infeasible: the role does not fit its GPUs.
+    """
+    if setting.steps is None:
+        found = _role_class(setting.scenario(group), role)
+    else:
+        found = RoleClass(*measured_role(setting.steps, group, setting.model is not None))
+    return RolePart(*_class_rows(setting, role, group, found.budget), found, _stage_share(setting, group))
+
+
+def stacked(parts: Sequence[RolePart], relief: Relief) -> ls.Classes:
+    """Roles as classes of the loop, in their order."""
+    stages = np.array([part.stage for part in parts])
+    width = max(len(part.role.bucket) for part in parts)
+    bucket = np.full((len(parts), width), -1, dtype=np.int64)
+    for row, part in zip(bucket, parts, strict=True):
+        row[: len(part.role.bucket)] = part.role.bucket
+    return ls.Classes(
+        i=np.array([part.ints for part in parts], dtype=np.int64),
+        f=np.array([part.floats for part in parts]),
+        decode_rank=np.stack([part.role.decode.rank for part in parts]) * relief.decode_time,
+        decode_group=np.stack([part.role.decode.group for part in parts]) * relief.decode_time,
+        prefill_rank=np.stack([part.role.prefill.rank for part in parts])
+        * relief.prefill_time
+        * stages[:, None, None],
+        prefill_group=np.stack([part.role.prefill.group for part in parts])
+        * relief.prefill_time
+        * stages[:, None],
+        bucket=bucket,
+    )
+
+
 def class_tables(setting: Setting) -> tuple[ls.Classes, list[str], list[MemoryBudget]]:
     """Constants, cost tables and memory budgets of all roles.
 
     Raises:
         Infeasible: a role does not fit its GPUs.
     """
-    relief = setting.relief
-    roles = list(setting.recipe.groups)
     if setting.steps is not None:
         check_steps(setting.steps, setting.recipe)
-        group = setting.recipe.serving
-        found = [RoleClass(*measured_role(setting.steps, group, setting.model is not None))]
-    else:
-        found = [_role_class(setting.scenario(g), role) for role, g in setting.recipe.groups.items()]
-    rows = [
-        _class_rows(setting, role, setting.recipe.groups[role], part.budget)
-        for role, part in zip(roles, found, strict=True)
-    ]
-    stages = np.array([_stage_share(setting, group) for group in setting.recipe.groups.values()])
-    width = max(len(part.bucket) for part in found)
-    bucket = np.full((len(found), width), -1, dtype=np.int64)
-    for row, part in zip(bucket, found, strict=True):
-        row[: len(part.bucket)] = part.bucket
-    classes = ls.Classes(
-        i=np.array([ints for ints, _ in rows], dtype=np.int64),
-        f=np.array([floats for _, floats in rows]),
-        decode_rank=np.stack([part.decode.rank for part in found]) * relief.decode_time,
-        decode_group=np.stack([part.decode.group for part in found]) * relief.decode_time,
-        prefill_rank=np.stack([part.prefill.rank for part in found])
-        * relief.prefill_time
-        * stages[:, None, None],
-        prefill_group=np.stack([part.prefill.group for part in found])
-        * relief.prefill_time
-        * stages[:, None],
-        bucket=bucket,
-    )
-    return classes, roles, [part.budget for part in found]
+    groups = setting.recipe.groups
+    parts = [role_part(setting, role, group) for role, group in groups.items()]
+    return stacked(parts, setting.relief), list(groups), [part.role.budget for part in parts]
 
 
 def _groups(setting: Setting, roles: list[str]) -> tuple[ls.Groups, int, NDArray[np.int64], list[int]]:
