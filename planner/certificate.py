@@ -1,4 +1,4 @@
-"""The proven front of a space that can be enumerated: each recipe is simulated, or a rule or bound removes it.
+"""The proven front of a space that can be enumerated: recipes are simulated, or removed by rule or bound.
 
 Candidates are simulated in the order of the fluid estimate. After each few, every recipe whose upper bound
 (`simulator.bound`) is dominated by what was simulated is removed: the event loop cannot take it there. The
@@ -170,7 +170,7 @@ def _queue(
     orders = []
     for value in worth:
         values = [value(guess) for _, _, guess in found]
-        orders.append(sorted(range(len(found)), key=lambda i, values=values: -values[i]))
+        orders.append(sorted(range(len(found)), key=[-v for v in values].__getitem__))
     order = dict.fromkeys(i for turn in zip(*orders, strict=True) for i in turn)
     return [(found[i][0], found[i][1]) for i in order], unfit
 

@@ -152,7 +152,10 @@ def screen(
     concurrency: int,
     keep: int,
 ) -> tuple[list[Candidate], Tally]:
-    """Fluid estimates of every layout; the best by objective and the Pareto front are kept."""
+    """Fluid estimates of every layout; the best by objective and the Pareto front are kept, half each.
+
+    A longer front is kept at even distances, both ends included: its shape is what the search starts from.
+    """
     tally = Tally()
     ranked: list[_Row] = []
     for space in spaces:
@@ -164,7 +167,10 @@ def screen(
                 (value, guess.total_tokens_per_s_per_gpu, guess.tokens_per_s_per_user, space, point)
             )
     ranked.sort(key=lambda row: -row[0])
-    front = sorted(_front(ranked), key=lambda row: -row[0])[: keep // 2]
+    front = _front(ranked)
+    if len(front) > keep // 2:
+        last = len(front) - 1
+        front = [front[round(i * last / max(keep // 2 - 1, 1))] for i in range(keep // 2)]
     best = ranked[: keep - len(front)]
     kept = [_candidate_at(bench, space, point, concurrency) for _, _, _, space, point in (*best, *front)]
     return list({candidate.recipe.digest: candidate for candidate in kept}.values()), tally
@@ -204,9 +210,7 @@ def _estimates(
             caps[d, steps] = most_running(classes, d, loads[steps])
         yield (
             point,
-            estimate_pair(
-                classes, found[0].index, d, caps[d, steps], loads[steps], gpus(space, point)
-            ),
+            estimate_pair(classes, found[0].index, d, caps[d, steps], loads[steps], gpus(space, point)),
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -224,6 +224,24 @@ def class_tables(setting: Setting) -> tuple[ls.Classes, list[str], list[MemoryBu
     groups = setting.recipe.groups
     parts = [role_part(setting, role, group) for role, group in groups.items()]
     return stacked(parts, setting.relief), list(groups), [part.role.budget for part in parts]
+
+
+def fingerprint(setting: Setting) -> Hashable:
+    """Alike for recipes that the loop cannot tell apart, such as those that differ in what is not simulated.
+
+    Good within one process: tables are told apart by where they are kept.
+
+    Raises:
+        Infeasible: a role does not fit its GPUs.
+    """
+    recipe = setting.recipe
+    found: list[Hashable] = [recipe.frontend.policy, recipe.frontend.router_processes]
+    found += [recipe.serving.tokenizer_workers, recipe.serving.context_length]
+    for role, group in recipe.groups.items():
+        ints, floats, part, stage = role_part(setting, role, group)
+        found += [role, group.label, *ints, *floats, stage, part.bucket.tobytes()]
+        found += [id(part.prefill), id(part.decode)]
+    return tuple(found)
 
 
 def _groups(setting: Setting, roles: list[str]) -> tuple[ls.Groups, int, NDArray[np.int64], list[int]]:

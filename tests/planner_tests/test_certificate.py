@@ -110,7 +110,10 @@ def test_the_command_prints_counts_that_add_up(tmp_path):
     (found,) = json.loads(done.stdout)
     assert (
         found["recipes"]
-        == found["over_gpus"] + sum(found["broken"].values()) + found["infeasible"] + found["simulated"]
+        == found["over_gpus"]
+        + sum(found["broken"].values())
+        + found["infeasible"]
+        + found["simulated"]
         + found["ruled_out_by_bound"]
     )
     assert found["broken"]["megamoe-cap-prefill"] > 0 and found["front"]
