@@ -1,26 +1,35 @@
-"""The proven front of a space that can be enumerated: every recipe is removed by a rule, or simulated.
+"""The proven front of a space that can be enumerated: recipes are simulated, or removed by rule or bound.
 
-The fluid model is an estimate, not a bound (the event loop exceeds it by up to a third in short runs), so
-it rules nothing out here. The physical ceiling is a bound, and is checked against every simulation.
+Candidates are simulated in the order of the fluid estimate. After each few, every recipe whose upper bound
+(`simulator.bound`) is dominated by what was simulated is removed: the event loop cannot take it there. The
+fluid model is an estimate, not a bound (the event loop exceeds it by up to a third in short runs), so it
+orders and rules nothing out.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 from typing import Any
 
-from planner.evaluate import Bench, Evaluator, Outcome
-from planner.screen import Tally, lawful_candidate, usable
+from planner.dominance import Front
+from planner.dominance import most as ceiling_of
+from planner.evaluate import Bench, Evaluator, Outcome, setting_for
+from planner.screen import Tally, lawful_candidate, objective_value, usable
 from planner.text_table import number, table
 from search_spaces.base import Noun
-from search_spaces.errors import BadInput
+from search_spaces.errors import BadInput, Infeasible
 from search_spaces.recipe import Recipe
 from search_spaces.space import SearchSpace, knob_name, shapes
 from search_spaces.space_count import count
 from search_spaces.space_points import Site, active_case, load_values, recipe_at, shape_values
+from simulator.bound import Bound, bound
 from simulator.ceiling import ceiling
+from simulator.fluid import FluidEstimate, estimate
+
+SHARE = 4
+"""Recipes simulated per process between looks at the bounds."""
 
 
 class FrontPoint(Noun):
@@ -36,6 +45,9 @@ class FrontPoint(Noun):
 class Certificate(Noun):
     """What became of every recipe of a space at one load; the numbers add up to `recipes`."""
 
+    objective: str = "front"
+    """What is proven: the front of both axes, or the best recipe by one objective."""
+
     space: str
     concurrency: int
     recipes: int
@@ -45,6 +57,8 @@ class Certificate(Noun):
     """Recipes by the first law that removes them."""
     infeasible: int
     """Simulated to the point where memory or admission fails, or the window pool overflows."""
+    ruled_out_by_bound: int
+    """Not simulated: their upper bound is dominated by recipes that were."""
     simulated: int
     ceiling_tokens_per_s_per_gpu: float
     """Physical bound of any recipe of this model, platform and workload (analytic)."""
@@ -76,9 +90,10 @@ def certify(
     num_gpus: int,
     evaluator: Evaluator,
     most: int,
+    objective: str = "front",
     on_simulated: Callable[[], None] = lambda: None,
 ) -> Certificate:
-    """Simulate every lawful recipe of a space in full, and prove its front within the model.
+    """Prove the front of a space at one load within the model, or its best recipe by an objective.
 
     Raises:
         BadInput: more than `most` recipes keep the laws.
@@ -91,24 +106,73 @@ def certify(
             f"more than {most:,} to simulate; narrow it or raise --max-recipes"
         )
     lawful, broken, over = _sorted(space, bench, concurrency, num_gpus, site)
+    queue, unfit = _queue(bench, lawful.values(), concurrency)
     outcomes: list[tuple[Recipe, Outcome]] = []
-    for recipe, _, outcome in evaluator.map([(r, concurrency, False) for r in lawful.values()]):
-        outcomes.append((recipe, outcome))
-        on_simulated()
+    front, best, ruled_out = Front(), 0.0, 0
+    while queue:
+        batch, queue = queue[: SHARE * evaluator.workers], queue[SHARE * evaluator.workers :]
+        for recipe, _, outcome in evaluator.map([(r, concurrency, False) for r, _ in batch]):
+            outcomes.append((recipe, outcome))
+            front.add(outcome)
+            if usable(outcome) and objective != "front":
+                best = max(best, objective_value(outcome, recipe, objective))
+            on_simulated()
+        left = [
+            (r, limit)
+            for r, limit in queue
+            if not (front.covers(limit) if objective == "front" else ceiling_of(limit, r, objective) <= best)
+        ]
+        ruled_out += len(queue) - len(left)
+        queue = left
     good = [(r, o) for r, o in outcomes if usable(o)]
     top = ceiling(bench.model, bench.hardware, site.workload)["total_tokens_per_s_per_gpu"]
     assert all(o.throughput <= top for _, o in good), "a simulation exceeds the physical ceiling"
+    proven = _front(good)
+    if objective != "front" and good:
+        ranked = max(good, key=lambda item: objective_value(item[1], item[0], objective))
+        proven = _front([ranked])
     return Certificate(
+        objective=objective,
         space=space.name,
         concurrency=concurrency,
         recipes=counted.recipes,
         over_gpus=over,
         broken=dict(sorted(broken.items())),
-        infeasible=len(outcomes) - len(good),
+        infeasible=unfit + len(outcomes) - len(good),
+        ruled_out_by_bound=ruled_out,
         simulated=len(good),
         ceiling_tokens_per_s_per_gpu=top,
-        front=_front(good),
+        front=proven,
     )
+
+
+def _queue(
+    bench: Bench, recipes: Iterable[Recipe], concurrency: int
+) -> tuple[list[tuple[Recipe, Bound]], int]:
+    """Recipes with their bounds in the order of simulation, and how many have no memory for any request.
+
+    What the fluid model deems best on one axis, the other, and both comes first, in turn: then the front
+    is soon near its final place.
+    """
+    found: list[tuple[Recipe, Bound, FluidEstimate]] = []
+    unfit = 0
+    for recipe in recipes:
+        setting = setting_for(bench, recipe, concurrency, False)
+        try:
+            found.append((recipe, bound(setting), estimate(setting)))
+        except Infeasible:
+            unfit += 1
+    worth: tuple[Callable[[FluidEstimate], float], ...] = (
+        lambda e: e.total_tokens_per_s_per_gpu,
+        lambda e: e.tokens_per_s_per_user,
+        lambda e: e.total_tokens_per_s_per_gpu * e.tokens_per_s_per_user,
+    )
+    orders = []
+    for value in worth:
+        values = [value(guess) for _, _, guess in found]
+        orders.append(sorted(range(len(found)), key=[-v for v in values].__getitem__))
+    order = dict.fromkeys(i for turn in zip(*orders, strict=True) for i in turn)
+    return [(found[i][0], found[i][1]) for i in order], unfit
 
 
 def _sorted(
@@ -148,11 +212,13 @@ def _front(good: list[tuple[Recipe, Outcome]]) -> tuple[FrontPoint, ...]:
 
 def certificate_text(found: Certificate) -> str:
     """Counts that add up, and the front."""
+    what = "the front" if found.objective == "front" else f"the best recipe by {found.objective}"
     rows = [
         ("distinct recipes", f"{found.recipes:,}"),
         ("  over the GPUs", f"{found.over_gpus:,}"),
         *((f"  removed by {rule}", f"{count:,}") for rule, count in found.broken.items()),
         ("  cannot run (memory, admission, window pool)", f"{found.infeasible:,}"),
+        ("  upper bound dominated by simulated recipes", f"{found.ruled_out_by_bound:,}"),
         ("  simulated in full", f"{found.simulated:,}"),
         ("  left out by an estimate", "0"),
     ]
@@ -163,7 +229,7 @@ def certificate_text(found: Certificate) -> str:
     return "\n\n".join(
         (
             f"Certificate of {found.space} at concurrency {found.concurrency}: "
-            "the front is proven within the model",
+            f"{what} is proven within the model",
             table(rows),
             f"Physical ceiling {number(found.ceiling_tokens_per_s_per_gpu)} tok/s/GPU (analytic), "
             "above every simulation",

@@ -70,14 +70,24 @@ class Outcome:
         return self.metrics.get("tokens_per_s_per_user", 0.0)
 
 
-def prompts_for(recipe: Recipe) -> str:
+def prompts_for_steps(steps: int) -> str:
     """Prompts as the public harness chooses them: the chat template whenever drafts are used."""
-    return "chat" if recipe.mtp else "random"
+    return "chat" if steps else "random"
+
+
+def prompts_for(recipe: Recipe) -> str:
+    """Prompts for a recipe, by whether it drafts."""
+    return prompts_for_steps(recipe.mtp.num_steps if recipe.mtp else 0)
 
 
 def workload_for(bench: Bench, recipe: Recipe, concurrency: int, short: bool) -> Workload:
-    """The bench's workload at one concurrency and fidelity."""
-    changes: dict[str, Any] = {"concurrency": concurrency, "prompts": prompts_for(recipe)}
+    """The bench's workload for a recipe at one concurrency and fidelity."""
+    return workload_at(bench, prompts_for(recipe), concurrency, short)
+
+
+def workload_at(bench: Bench, prompts: str, concurrency: int, short: bool) -> Workload:
+    """The bench's workload with such prompts at one concurrency and fidelity."""
+    changes: dict[str, Any] = {"concurrency": concurrency, "prompts": prompts}
     if short:
         low, high = SHORT_LIMITS
         count = max(low, SHORT_REQUESTS * concurrency)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from planner.evaluate import Bench, Outcome, workload_for
-from search_spaces.errors import Infeasible
-from search_spaces.laws import violations
-from search_spaces.recipe import Recipe
+from planner.role_sides import Side, Sides
+from search_spaces.laws import pair_violations, violations
+from search_spaces.recipe import Mtp, Recipe
 from search_spaces.space import SearchSpace
-from search_spaces.space_points import gpus, named, recipe_at, topologies
+from search_spaces.space_points import deployment_at, gpus, named, recipe_at, topologies
 from search_spaces.units import MS_PER_S
 from search_spaces.workload import Slo
-from simulator.fluid import FluidEstimate, estimate
-from simulator.world import Setting
+from simulator.fluid import FluidEstimate, estimate_pair, load_of, most_running
+from simulator.setting import Relief
+from simulator.world import stacked
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class Candidate:
     origin: str
     point: dict[str, Any] = field(default_factory=dict)
     space: str = ""
+
+
+_Row = tuple[float, float, float, SearchSpace, dict[str, Any]]
+"""Objective, rate per GPU and per user, space and point of a layout."""
 
 
 @dataclass
@@ -61,11 +66,17 @@ def objective_value(outcome: Outcome, recipe: Recipe, objective: str) -> float:
     with the user's rate counted end to end: at fixed concurrency that rate is proportional to the
     deployment's total throughput, so the product is tokens/s per GPU times total tokens/s.
     """
+    return objective_of(outcome.metrics, recipe.num_gpus, objective)
+
+
+def objective_of(metrics: Mapping[str, float], num_gpus: int, objective: str) -> float:
+    """The same of metrics; 0 where there are none."""
+    throughput = metrics.get("total_tokens_per_s_per_gpu", 0.0)
     if objective == "throughput":
-        return outcome.throughput
+        return throughput
     if objective == "interactivity":
-        return outcome.interactivity
-    return outcome.throughput**2 * recipe.num_gpus
+        return metrics.get("tokens_per_s_per_user", 0.0)
+    return throughput**2 * num_gpus
 
 
 def meets(slo: Slo, metrics: dict[str, float]) -> bool:
@@ -141,40 +152,85 @@ def screen(
     concurrency: int,
     keep: int,
 ) -> tuple[list[Candidate], Tally]:
-    """Fluid estimates of every layout; the best by objective and the Pareto front are kept."""
+    """Fluid estimates of every layout; the best by objective and the Pareto front are kept, half each.
+
+    A longer front is kept at even distances, both ends included: its shape is what the search starts from.
+    """
     tally = Tally()
-    ranked: list[tuple[float, float, float, Candidate]] = []
+    ranked: list[_Row] = []
     for space in spaces:
-        for point in topologies(space, num_gpus):
-            found = _candidate(bench, space, point, concurrency, num_gpus, tally)
-            if found is None:
-                continue
-            workload = workload_for(bench, found.recipe, concurrency, short=True)
-            try:
-                guess = estimate(
-                    Setting(
-                        found.recipe,
-                        workload,
-                        bench.model,
-                        bench.hardware,
-                        bench.stack,
-                        bench.calibration,
-                        bench.seed,
-                    )
-                )
-            except Infeasible as error:
-                tally.pruned[error.rule] += 1
-                continue
-            tally.screened += 1
+        for point, guess in _estimates(bench, space, num_gpus, concurrency, tally):
             metrics = _as_metrics(guess)
-            value = objective_value(Outcome(metrics), found.recipe, objective)
+            value = objective_of(metrics, gpus(space, point), objective)
             value /= 1 + 10 * sum(slo_misses(slo, metrics).values())
-            ranked.append((value, guess.total_tokens_per_s_per_gpu, guess.tokens_per_s_per_user, found))
+            ranked.append(
+                (value, guess.total_tokens_per_s_per_gpu, guess.tokens_per_s_per_user, space, point)
+            )
     ranked.sort(key=lambda row: -row[0])
-    front = sorted(_front(ranked), key=lambda row: -row[0])[: keep // 2]
+    front = _front(ranked)
+    if len(front) > keep // 2:
+        last = len(front) - 1
+        front = [front[round(i * last / max(keep // 2 - 1, 1))] for i in range(keep // 2)]
     best = ranked[: keep - len(front)]
-    kept = [replace(row[3], recipe=named(row[3].recipe)) for row in (*best, *front)]
+    kept = [_candidate_at(bench, space, point, concurrency) for _, _, _, space, point in (*best, *front)]
     return list({candidate.recipe.digest: candidate for candidate in kept}.values()), tally
+
+
+def _candidate_at(bench: Bench, space: SearchSpace, point: dict[str, Any], concurrency: int) -> Candidate:
+    recipe = recipe_at(space, point, bench.model, bench.hardware, bench.workload.at(concurrency))
+    return Candidate(named(recipe), "search", point, space.name)
+
+
+def _estimates(
+    bench: Bench, space: SearchSpace, num_gpus: int, concurrency: int, tally: Tally
+) -> Iterator[tuple[dict[str, Any], FluidEstimate]]:
+    """Every layout that keeps the laws and has memory, with its estimate."""
+    sides = Sides(bench, space, concurrency)
+    lawful_points: list[tuple[dict[str, Any], list[Side]]] = []
+    for point in topologies(space, num_gpus):
+        tally.considered += 1
+        found = [sides.side(role, point) for role in space.roles]
+        rule = _removed(bench, sides, space, point, found)
+        if rule is None:
+            lawful_points.append((point, found))
+        else:
+            tally.pruned[rule] += 1
+    if not lawful_points:
+        return
+    classes = stacked(sides.parts, Relief())
+    loads = {
+        steps: load_of(sides.setting(steps), Mtp(num_steps=steps) if steps else None)
+        for steps in space.mtp_steps
+    }
+    caps: dict[tuple[int, int], float] = {}
+    for point, found in lawful_points:
+        tally.screened += 1
+        steps, d = point["mtp_steps"], found[-1].index
+        if (d, steps) not in caps:
+            caps[d, steps] = most_running(classes, d, loads[steps])
+        yield (
+            point,
+            estimate_pair(classes, found[0].index, d, caps[d, steps], loads[steps], gpus(space, point)),
+        )
+
+
+def _removed(
+    bench: Bench, sides: Sides, space: SearchSpace, point: dict[str, Any], found: Sequence[Side]
+) -> str | None:
+    """The first rule that removes a layout: a law of a role, of both, or memory."""
+    if any(side.group is None for side in found):
+        return "layout"
+    for side in found:
+        if side.broken:
+            return side.broken
+    if len(found) == 2:
+        prefill, decode = found[0].group, found[1].group
+        assert prefill is not None and decode is not None
+        backend = deployment_at(space, point, sides.site)["transfer_backend"]
+        for violation in pair_violations(prefill, decode, backend, bench.stack.version):
+            if violation.severity == "hard":
+                return violation.rule
+    return next((side.unfit for side in found if side.unfit), None)
 
 
 def _as_metrics(guess: FluidEstimate) -> dict[str, float]:
@@ -189,9 +245,7 @@ def _as_metrics(guess: FluidEstimate) -> dict[str, float]:
     }
 
 
-def _front(
-    rows: Sequence[tuple[float, float, float, Candidate]],
-) -> list[tuple[float, float, float, Candidate]]:
+def _front(rows: Sequence[_Row]) -> list[_Row]:
     """Rows that no other row beats in both throughput and interactivity."""
     found, best = [], -1.0
     for row in sorted(rows, key=lambda r: (-r[1], -r[2])):

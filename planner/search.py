@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from planner.climb import Climb
 from planner.evaluate import Bench, Evaluator, Outcome
 from planner.screen import Candidate, Tally, lawful, lawful_candidate, screen, usable
 from planner.shared_study import SharedStudy
@@ -28,6 +30,8 @@ from search_spaces.workload import Slo
 logging.getLogger("optuna").setLevel(logging.WARNING)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+BATCH = 8
+"""Recipes simulated between looks at what they gave; the same on any number of processes."""
 POPULATION = 16
 """Recipes per generation of the sampler; a budget per load is a few generations."""
 
@@ -60,7 +64,9 @@ class Search:
         self._screening: dict[int, Future[tuple[list[Candidate], Tally]]] = {}
         self.journals_set_aside = 0
         keep = storage if shared is None else None
-        self._storage = InMemoryStorage() if keep is None else self._journal(keep)
+        self._kept = None if keep is None else self._journal(keep)
+        self.ruled_out_by_bound = 0
+        """Recipes that were not simulated because nothing they could give would be chosen or on the front."""
 
     def _journal(self, path: Path) -> JournalStorage:
         """The journal at `path`; one that cannot be read is renamed and a new one begun.
@@ -82,23 +88,33 @@ class Search:
         return lawful_candidate(self.bench, space, point, concurrency, self.num_gpus, self.tally)
 
     def study(self, concurrency: int) -> optuna.Study:
-        """A fresh study of one concurrency in the journal.
+        """A fresh study of one concurrency, in memory while it runs.
 
         An earlier one, finished or killed, is replayed rather than continued: the sampler then takes the
         same decisions as in an uninterrupted run, and every simulation that finished is in the cache.
         """
-        name = f"{self.evaluator.key(_NO_RECIPE, concurrency, True)}"
-        if name in optuna.get_all_study_names(self._storage):
-            optuna.delete_study(study_name=name, storage=self._storage)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.NSGAIIISampler(seed=self.seed + concurrency, population_size=POPULATION)
         return optuna.create_study(
-            study_name=name,
-            storage=self._storage,
+            study_name=f"{self.evaluator.key(_NO_RECIPE, concurrency, True)}",
+            storage=InMemoryStorage(),
             sampler=sampler,
             directions=["maximize", "maximize"],
         )
+
+    def _keep(self, study: optuna.Study) -> None:
+        """Write a finished study to the journal, a line per trial.
+
+        Each parameter on its own, with its own flush to disk, took longer than the simulations.
+        """
+        if self._kept is None:
+            return
+        name = study.study_name
+        if name in optuna.get_all_study_names(self._kept):
+            optuna.delete_study(study_name=name, storage=self._kept)
+        kept = optuna.create_study(study_name=name, storage=self._kept, directions=study.directions)
+        kept.add_trials(study.get_trials(deepcopy=False))
 
     def start_screening(self, concurrencies: Sequence[int], keep: int) -> None:
         """Queue the fluid screening of all loads on the processes."""
@@ -108,7 +124,7 @@ class Search:
             )
 
     def run(self, concurrency: int, budget: int, on_trial: Callable[[], None]) -> dict[str, Candidate]:
-        """Explore one concurrency: public recipes first, then screened ones, then the sampler.
+        """Explore one concurrency: public recipes, screened ones, steps from the best, then the sampler.
 
         Returns candidates by recipe digest, all of them simulated at least at short fidelity.
         """
@@ -119,12 +135,27 @@ class Search:
         found = {c.recipe.digest: c for c in first}
         if self._shared is not None:
             return self._run_shared(self._shared, concurrency, budget, found, on_trial)
-        outcomes = self.evaluator.map([(c.recipe, concurrency, True) for c in found.values()])
-        for candidate, (_, _, outcome) in zip(list(found.values()), outcomes, strict=True):
-            study.add_trial(self._as_trial(candidate, outcome))
-            on_trial()
-        self._sample(study, concurrency, budget, found, on_trial)
+        climb = Climb(self, concurrency)
+        self._simulate(study, climb, list(found.values()), on_trial)
+        moves = budget - budget // 3
+        while moves > 0 and (batch := climb.next_batch(min(BATCH, moves))):
+            moves -= len(batch)
+            found |= {c.recipe.digest: c for c in batch}
+            self._simulate(study, climb, batch, on_trial)
+        self.ruled_out_by_bound += climb.ruled_out
+        self._sample(study, concurrency, budget // 3 + moves, found, on_trial)
+        self._keep(study)
         return found
+
+    def _simulate(
+        self, study: optuna.Study, climb: Climb, batch: Sequence[Candidate], on_trial: Callable[[], None]
+    ) -> None:
+        """Simulate candidates in short, and tell the study and the local search."""
+        tasks = [(c.recipe, climb.concurrency, True) for c in batch]
+        for candidate, (_, _, outcome) in zip(batch, self.evaluator.map(tasks), strict=True):
+            study.add_trial(self._as_trial(candidate, outcome))
+            climb.learn(candidate, outcome)
+            on_trial()
 
     def _run_shared(
         self,
@@ -147,7 +178,7 @@ class Search:
         total = budget + sum(bool(c.point) for c in found.values())
         shared.work(
             self.evaluator,
-            lambda params: self._decode(params, concurrency),
+            lambda params: self.decode(params, concurrency),
             concurrency,
             total,
             self.evaluator.workers,
@@ -188,13 +219,12 @@ class Search:
         found: dict[str, Candidate],
         on_trial: Callable[[], None],
     ) -> None:
-        distributions = self._distributions()
-        batch = 8
-        for _ in range(0, budget, batch):
+        distributions = self.distributions
+        for begun in range(0, budget, BATCH):
             asked: list[tuple[optuna.Trial, Candidate]] = []
-            for _ in range(batch):
+            for _ in range(min(BATCH, budget - begun)):
                 trial = study.ask(distributions)
-                candidate = self._decode(trial.params, concurrency)
+                candidate = self.decode(trial.params, concurrency)
                 on_trial()
                 if candidate is None:
                     study.tell(trial, state=TrialState.PRUNED)
@@ -210,7 +240,8 @@ class Search:
                 else:
                     study.tell(trial, state=TrialState.PRUNED)
 
-    def _distributions(self) -> dict[str, Any]:
+    @cached_property
+    def distributions(self) -> dict[str, Any]:
         """All knobs of all spaces as categoricals, the space itself included."""
         names = tuple(space.name for space in self.spaces)
         found: dict[str, Any] = {"space": CategoricalDistribution(names)}
@@ -219,7 +250,8 @@ class Search:
                 found[f"{space.name}/{knob}"] = CategoricalDistribution(choices)
         return found
 
-    def _decode(self, params: dict[str, Any], concurrency: int) -> Candidate | None:
+    def decode(self, params: dict[str, Any], concurrency: int) -> Candidate | None:
+        """The recipe of a trial's parameters, or None where a law removes it."""
         space = next(s for s in self.spaces if s.name == params["space"])
         point = {knob: params[f"{space.name}/{knob}"] for knob in space.knobs()}
         return self.candidate(space, point, concurrency)
@@ -229,7 +261,7 @@ class Search:
         distributions: dict[str, Any] = {}
         if candidate.point:
             space = next(s for s in self.spaces if s.name == candidate.space)
-            everything = self._distributions()
+            everything = self.distributions
             params = {"space": space.name}
             params |= {
                 f"{space.name}/{k}": v

@@ -18,7 +18,15 @@ from search_spaces.recipe import EngineGroup, Recipe
 from search_spaces.role_laws import ROLE_LAWS
 from search_spaces.workload import Workload
 
-__all__ = ["RULES", "Violation", "check", "violations", "violations_between"]
+__all__ = [
+    "RULES",
+    "Violation",
+    "check",
+    "pair_violations",
+    "role_violations",
+    "violations",
+    "violations_between",
+]
 
 RULES: dict[str, str] = {
     "experts-divisible": "routed_experts + redundant_experts is a multiple of moe_ep",
@@ -73,17 +81,31 @@ RULES: dict[str, str] = {
 """Rule id to the law it names; every `Violation.rule` is a key."""
 
 
-def _pair_laws(recipe: Recipe, engine_version: str) -> Iterator[Violation]:
-    prefill, decode = recipe.prefill, recipe.decode
-    if prefill is None or decode is None:
-        return
-    if recipe.transfer_backend is None:
+def pair_violations(
+    prefill: EngineGroup, decode: EngineGroup, transfer_backend: str | None, engine_version: str
+) -> Iterator[Violation]:
+    """Laws of a disaggregated recipe that look at both roles."""
+    if transfer_backend is None:
         yield Violation(
             "transfer-backend",
             "hard",
             "transfer_backend is required when prefill and decode are apart; set mooncake, nixl or mori",
         )
     yield from violations_between(prefill, decode, engine_version)
+
+
+def role_violations(
+    role: str,
+    group: EngineGroup,
+    model: ModelSpec,
+    hardware: Hardware,
+    workload: Workload | None,
+    engine_version: str,
+) -> Iterator[Violation]:
+    """Laws that one role breaks, whatever the other is."""
+    case = RoleCase(role, group, model, hardware, workload, release(engine_version), engine_version)
+    for law in (*ROLE_LAWS, *DRAFT_LAWS):
+        yield from law(case)
 
 
 def violations_between(
@@ -143,12 +165,10 @@ def violations(
         engine_version: release whose rules hold, such as `StackVersion.version`.
     """
     found: list[Violation] = []
-    version = release(engine_version)
     for role, group in recipe.groups.items():
-        case = RoleCase(role, group, model, hardware, workload, version, engine_version)
-        for law in (*ROLE_LAWS, *DRAFT_LAWS):
-            found.extend(law(case))
-    found.extend(_pair_laws(recipe, engine_version))
+        found.extend(role_violations(role, group, model, hardware, workload, engine_version))
+    if recipe.prefill is not None and recipe.decode is not None:
+        found.extend(pair_violations(recipe.prefill, recipe.decode, recipe.transfer_backend, engine_version))
     found.extend(_rack_laws(recipe, hardware))
     return found
 

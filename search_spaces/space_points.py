@@ -117,10 +117,8 @@ def recipe_at(
         BadInput: a formula of the space cannot be computed for it.
     """
     site = Site(model, hw, workload)
-    groups: dict[str, Any] = {
-        role: _group(space, role, _part(point, role), point["mtp_steps"], site) for role in space.roles
-    }
-    chosen = _deployment(space, _part(point, "deployment"), point["mtp_steps"], site)
+    groups: dict[str, Any] = {role: role_at(space, role, point, site) for role in space.roles}
+    chosen = deployment_at(space, point, site)
     return Recipe.model_construct(
         name="candidate",
         model=model.name,
@@ -130,6 +128,20 @@ def recipe_at(
         source=f"search space {space.name}",
         **groups,
     )
+
+
+def role_at(space: SearchSpace, role: Role, point: Mapping[str, Any], site: Site) -> EngineGroup:
+    """One role of the recipe of a point.
+
+    Raises:
+        pydantic.ValidationError: its layout breaks a law of `EngineGroup`.
+    """
+    return _group(space, role, _part(point, role), point["mtp_steps"], site)
+
+
+def deployment_at(space: SearchSpace, point: Mapping[str, Any], site: Site) -> dict[str, Any]:
+    """Frontend and transfer of the recipe of a point."""
+    return _deployment(space, _part(point, "deployment"), point["mtp_steps"], site)
 
 
 def _part(point: Mapping[str, Any], part: str) -> tuple[tuple[str, Any], ...]:

@@ -7,11 +7,12 @@ neither start nor end. The event loop agrees with it where those assumptions hol
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
+from search_spaces.recipe import Mtp
 from simulator import loop_state as ls
 from simulator.acceptance import acceptance_law, law_length, mean_length, simulated_length
 from simulator.adaptive_tables import steady_shape
@@ -148,6 +149,63 @@ def aggregated(
     return rate, wall, max(load / rate - iters * wall, extra_s + stall_s * busy)
 
 
+class Load(NamedTuple):
+    """What an estimate needs of a load, whatever the layout."""
+
+    concurrency: float
+    isl: float
+    osl: float
+    length: float
+    """Tokens per decode step."""
+    extra_s: float
+    """Latency outside the workers, without the hand-over."""
+    transfer_s: float
+
+    @property
+    def iters(self) -> float:
+        """Decode steps per request."""
+        return max(self.osl - 1, 1.0) / self.length
+
+
+def load_of(setting: Setting, mtp: Mtp | None) -> Load:
+    """The load of a setting under some drafting; the setting's recipe is not looked at."""
+    workload, host = setting.workload, setting.host
+    isl, osl = workload.mean_isl, workload.mean_osl
+    return Load(
+        float(workload.concurrency),
+        isl,
+        osl,
+        mean_length(setting.calibration, setting.stack, workload, mtp),
+        host.request_latency_s + host.frontend_request_s + host.frontend_token_s * isl,
+        setting.calibration.transfer_latency_s,
+    )
+
+
+def most_running(classes: Any, d: int, load: Load) -> float:
+    """Most running requests of a rank that decodes, by slots and both pools."""
+    full = classes.f[d, ls.FULL] / (load.isl + load.osl / 2 + classes.i[d, ls.RESERVE])
+    pages = 1.5 + (load.length / 4 if classes.i[d, ls.SWA_INTERVAL] else 0.0)
+    swa = classes.f[d, ls.SWA] / (PAGE_TOKENS * pages)
+    return float(min(float(classes.i[d, ls.MAX_RUNNING]), full, swa))
+
+
+def estimate_pair(classes: Any, p: int, d: int, cap: float, load: Load, num_gpus: int) -> FluidEstimate:
+    """Steady state of prefill class `p` and decode class `d`, or of one that does both where they are one."""
+    c, isl, osl, iters = load.concurrency, load.isl, load.osl, load.iters
+    if p != d:
+        extra = load.extra_s + load.transfer_s
+        rate, step, ttft = disaggregated(classes, p, d, c, isl, osl, iters, extra, cap)
+    else:
+        rate, step, ttft = aggregated(classes, d, c, isl, osl, iters, load.extra_s, cap)
+    return FluidEstimate(
+        total_tokens_per_s_per_gpu=rate * (isl + osl) / num_gpus,
+        tpot_s=step / load.length,
+        ttft_s=ttft,
+        requests_per_s=rate,
+        running=rate * iters * step,
+    )
+
+
 def estimate(setting: Setting) -> FluidEstimate:
     """Steady state of a setting.
 
@@ -155,22 +213,30 @@ def estimate(setting: Setting) -> FluidEstimate:
         Infeasible: a role does not fit its GPUs.
     """
     classes, roles, _, shape_of = class_tables(setting)
-    serving = roles.index("decode") if setting.recipe.is_disaggregated else 0
-    longest = _full_length(setting)
-    found = _steady(setting, classes, roles, serving, longest)
-    if not shape_of and classes.i[serving, ls.PROGRESS_BY] != ls.UNIT_SHARE:
+    p, d = (roles.index("prefill"), roles.index("decode")) if setting.recipe.is_disaggregated else (0, 0)
+    load = load_of(setting, None)._replace(length=_full_length(setting))
+
+    def steady(row: int, length: float) -> FluidEstimate:
+        now = load._replace(length=length)
+        first = row if p == d else p
+        return estimate_pair(
+            classes, first, row, most_running(classes, row, now), now, setting.recipe.num_gpus
+        )
+
+    found = steady(d, load.length)
+    if not shape_of and classes.i[d, ls.PROGRESS_BY] != ls.UNIT_SHARE:
         return found
     # How many sequences run and how far a step carries them depend on each other.
     for _ in range(SHAPE_ROUNDS):
-        batch = found.running / (classes.i[serving, ls.DP] * classes.i[serving, ls.WORKERS])
-        row = steady_shape(setting, shape_of, classes.bucket[serving], batch) if shape_of else serving
-        length = longest
+        batch = found.running / (classes.i[d, ls.DP] * classes.i[d, ls.WORKERS])
+        row = steady_shape(setting, shape_of, classes.bucket[d], batch) if shape_of else d
+        length = load.length
         if classes.i[row, ls.PROGRESS_BY] == ls.UNIT_SHARE:
             length *= float(np.interp(np.log2(max(batch, 1.0)), np.log2(TOKEN_AXIS), classes.progress[row]))
         elif shape_of:
             assert setting.recipe.mtp is not None
             length = simulated_length(setting.recipe.mtp.fixed_at(int(classes.i[row, ls.STEPS_DRAFTED])))
-        found = _steady(setting, classes, roles, row, length)
+        found = steady(row, length)
     return found
 
 
@@ -181,30 +247,3 @@ def _full_length(setting: Setting) -> float:
         return mean_length(setting.calibration, setting.stack, setting.workload, mtp)
     law = acceptance_law(setting.calibration, setting.stack, setting.workload, mtp)
     return law_length(law, mtp.most_steps)
-
-
-def _steady(setting: Setting, classes: ls.Classes, roles: list[str], d: int, length: float) -> FluidEstimate:
-    """Steady state with decode steps of class `d` that emit `length` tokens per sequence."""
-    workload, recipe = setting.workload, setting.recipe
-    isl, osl = workload.mean_isl, workload.mean_osl
-    iters = max(osl - 1, 1.0) / length
-    host = setting.host
-    extra = host.request_latency_s + host.frontend_request_s + host.frontend_token_s * isl
-    full = classes.f[d, ls.FULL] / (isl + osl / 2 + classes.i[d, ls.RESERVE])
-    pages = 1.5 + (length / 4 if classes.i[d, ls.SWA_INTERVAL] else 0.0)
-    swa = classes.f[d, ls.SWA] / (PAGE_TOKENS * pages)
-    cap = min(float(classes.i[d, ls.MAX_RUNNING]), full, swa)
-    load = float(workload.concurrency)
-    if recipe.is_disaggregated:
-        extra += setting.calibration.transfer_latency_s
-        p = roles.index("prefill")
-        rate, step, ttft = disaggregated(classes, p, d, load, isl, osl, iters, extra, cap)
-    else:
-        rate, step, ttft = aggregated(classes, d, load, isl, osl, iters, extra, cap)
-    return FluidEstimate(
-        total_tokens_per_s_per_gpu=rate * (isl + osl) / recipe.num_gpus,
-        tpot_s=step / length,
-        ttft_s=ttft,
-        requests_per_s=rate,
-        running=rate * iters * step,
-    )

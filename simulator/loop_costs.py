@@ -44,7 +44,7 @@ def prefill_wall(classes: Any, c: int, gpu: float) -> float:
     return max(gpu + classes.f[c, EXPOSED] * launch, launch) + classes.f[c, PREFILL_BASE]
 
 
-@njit
+@njit(cache=True)
 def kernel_variant(sms: int, tokens: int) -> int:
     """Bit of the split-K variant of the hyper-connection kernel that a batch of tokens takes.
 

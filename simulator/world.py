@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from search_spaces.recipe import EngineGroup
 from simulator import loop_state as ls
 from simulator.adaptive_tables import drafting
 from simulator.cost_tables import RoleTables, decode_tables, padded_batch, prefill_tables
@@ -54,6 +56,71 @@ def _known_rows(scn: Scenario, role: str, site: Site) -> tuple[list[int], list[f
     return class_rows(site, role, scn.group, _role_class(scn, role).budget, stage_share(scn.model, scn.group))
 
 
+class RolePart(NamedTuple):
+    """One role of one setting: constants, tables and what they are worth."""
+
+    ints: list[int]
+    floats: list[float]
+    role: RoleClass
+    stage: float
+    """Share of the layers that paces its steps."""
+    progress: NDArray[np.float64]
+    """[batch] share of a step at the longest draft."""
+
+
+def role_part(setting: Setting, role: str, group: EngineGroup) -> RolePart:
+    """Constants and tables of a role that runs `group`; the setting's own recipe is not looked at.
+
+    Raises:
+        Infeasible: the role does not fit its GPUs.
+    """
+    site = Site.of(setting)
+    if setting.steps is not None:
+        found = RoleClass(*measured_role(setting.steps, group, setting.model is not None))
+        pipeline = host_pipeline(setting.steps)
+        return RolePart(*class_rows(site, role, group, found.budget, 1.0, pipeline), found, 1.0, WHOLE)
+    scn = setting.scenario(group)
+    found = _role_class(scn, role)
+    shape = trimmed(setting, group) if role != "prefill" else None
+    if shape is not None:
+        return _shaped(setting, role, found, shape)
+    ints, floats = _known_rows(scn, role, site)
+    # Copies: an adaptive role edits its row, and the cached one serves other settings.
+    return RolePart(list(ints), list(floats), found, stage_share(scn.model, group), WHOLE)
+
+
+def _shaped(setting: Setting, role: str, found: RoleClass, shape: DraftShape) -> RolePart:
+    """The row of a role at a draft length of its own; progress is in shares of a step at its longest."""
+    share = stage_share(setting.scenario(shape.group).model, shape.group)
+    ints, floats = class_rows(Site.of(setting), role, shape.group, found.budget, share)
+    if ints[ls.PROGRESS_BY] == ls.ONE_UNIT:
+        ints[ls.PROGRESS_BY] = ls.UNIT_SHARE
+    return RolePart(ints, floats, replace(found, decode=shape.tables), share, shape.progress)
+
+
+def stacked(parts: Sequence[RolePart], relief: Relief) -> ls.Classes:
+    """Roles as classes of the loop, in their order."""
+    stages = np.array([part.stage for part in parts])
+    width = max(len(part.role.bucket) for part in parts)
+    bucket = np.full((len(parts), width), -1, dtype=np.int64)
+    for row, part in zip(bucket, parts, strict=True):
+        row[: len(part.role.bucket)] = part.role.bucket
+    return ls.Classes(
+        i=np.array([part.ints for part in parts], dtype=np.int64),
+        f=np.array([part.floats for part in parts]),
+        decode_rank=np.stack([part.role.decode.rank for part in parts]) * relief.decode_time,
+        decode_group=np.stack([part.role.decode.group for part in parts]) * relief.decode_time,
+        prefill_rank=np.stack([part.role.prefill.rank for part in parts])
+        * relief.prefill_time
+        * stages[:, None, None],
+        prefill_group=np.stack([part.role.prefill.group for part in parts])
+        * relief.prefill_time
+        * stages[:, None],
+        bucket=bucket,
+        progress=np.stack([part.progress for part in parts]),
+    )
+
+
 class ClassTables(NamedTuple):
     """What a run's roles cost and hold."""
 
@@ -72,80 +139,37 @@ def class_tables(setting: Setting) -> ClassTables:
     Raises:
         Infeasible: a role does not fit its GPUs.
     """
-    roles, site = list(setting.recipe.groups), Site.of(setting)
     if setting.steps is not None:
         check_steps(setting.steps, setting.recipe)
-        group = setting.recipe.serving
-        found = [RoleClass(*measured_role(setting.steps, group, setting.model is not None))]
-    else:
-        found = [_role_class(setting.scenario(g), role) for role, g in setting.recipe.groups.items()]
-    rows = [_role_row(setting, site, role, part) for role, part in zip(roles, found, strict=True)]
+    roles = list(setting.recipe.groups)
+    own = [role_part(setting, role, group) for role, group in setting.recipe.groups.items()]
     serving = roles.index("decode") if setting.recipe.is_disaggregated else 0
     shapes = shapes_of(setting, setting.recipe.serving)
-    shape_of = {steps: len(rows) + k for k, steps in enumerate(shapes)}
-    rows += [_shaped(setting, site, roles[serving], found[serving], shape) for shape in shapes.values()]
-    if shapes:
-        rows[serving].ints[ls.ADAPTS] = 1
-        rows[serving].ints[ls.PROGRESS_BY] = rows[-1].ints[ls.PROGRESS_BY]
-    return ClassTables(_classes(setting, rows), roles, [part.budget for part in found], shape_of)
+    shape_of = {steps: len(own) + k for k, steps in enumerate(shapes)}
+    drafts = [_shaped(setting, roles[serving], own[serving].role, shape) for shape in shapes.values()]
+    if drafts:
+        own[serving].ints[ls.ADAPTS] = 1
+        own[serving].ints[ls.PROGRESS_BY] = drafts[-1].ints[ls.PROGRESS_BY]
+    budgets = [part.role.budget for part in own]
+    return ClassTables(stacked([*own, *drafts], setting.relief), roles, budgets, shape_of)
 
 
-@dataclass
-class _Row:
-    """One row of `Classes`, before relief."""
+def fingerprint(setting: Setting) -> Hashable:
+    """Alike for recipes that the loop cannot tell apart, such as those that differ in what is not simulated.
 
-    ints: list[int]
-    floats: list[float]
-    part: RoleClass
-    stage_share: float
-    progress: NDArray[np.float64]
+    Good within one process: tables are told apart by where they are kept.
 
-
-def _role_row(setting: Setting, site: Site, role: str, part: RoleClass) -> _Row:
-    group = setting.recipe.groups[role]
-    shape = trimmed(setting, group) if role != "prefill" else None
-    if shape is not None:
-        return _shaped(setting, site, role, part, shape)
-    if setting.steps is not None:
-        pipeline = host_pipeline(setting.steps)
-        return _Row(*class_rows(site, role, group, part.budget, 1.0, pipeline), part, 1.0, WHOLE)
-    scn = setting.scenario(group)
-    ints, floats = _known_rows(scn, role, site)
-    # Copies: an adaptive role edits its row, and the cached one serves other settings.
-    return _Row(list(ints), list(floats), part, stage_share(scn.model, group), WHOLE)
-
-
-def _shaped(setting: Setting, site: Site, role: str, part: RoleClass, shape: DraftShape) -> _Row:
-    """The row of a role at a draft length of its own; progress is in shares of a step at its longest."""
-    share = stage_share(setting.scenario(shape.group).model, shape.group)
-    ints, floats = class_rows(site, role, shape.group, part.budget, share)
-    if ints[ls.PROGRESS_BY] == ls.ONE_UNIT:
-        ints[ls.PROGRESS_BY] = ls.UNIT_SHARE
-    part = replace(part, decode=shape.tables)
-    return _Row(ints, floats, part, share, shape.progress)
-
-
-def _classes(setting: Setting, rows: list[_Row]) -> ls.Classes:
-    relief = setting.relief
-    stages = np.array([row.stage_share for row in rows])
-    width = max(len(row.part.bucket) for row in rows)
-    bucket = np.full((len(rows), width), -1, dtype=np.int64)
-    for line, row in zip(bucket, rows, strict=True):
-        line[: len(row.part.bucket)] = row.part.bucket
-    return ls.Classes(
-        i=np.array([row.ints for row in rows], dtype=np.int64),
-        f=np.array([row.floats for row in rows]),
-        decode_rank=np.stack([row.part.decode.rank for row in rows]) * relief.decode_time,
-        decode_group=np.stack([row.part.decode.group for row in rows]) * relief.decode_time,
-        prefill_rank=np.stack([row.part.prefill.rank for row in rows])
-        * relief.prefill_time
-        * stages[:, None, None],
-        prefill_group=np.stack([row.part.prefill.group for row in rows])
-        * relief.prefill_time
-        * stages[:, None],
-        bucket=bucket,
-        progress=np.stack([row.progress for row in rows]),
-    )
+    Raises:
+        Infeasible: a role does not fit its GPUs.
+    """
+    recipe = setting.recipe
+    found: list[Hashable] = [recipe.frontend.policy, recipe.frontend.router_processes, recipe.mtp]
+    found += [recipe.serving.tokenizer_workers, recipe.serving.context_length]
+    for role, group in recipe.groups.items():
+        ints, floats, part, stage, progress = role_part(setting, role, group)
+        found += [role, group.label, *ints, *floats, stage, part.bucket.tobytes(), progress.tobytes()]
+        found += [id(part.prefill), id(part.decode)]
+    return tuple(found)
 
 
 def _groups(setting: Setting, roles: list[str]) -> tuple[ls.Groups, int, NDArray[np.int64], list[int]]:

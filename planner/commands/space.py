@@ -73,15 +73,19 @@ def check(targets: tuple[str, ...], **options: Any) -> None:
 @click.option("--concurrency", type=click.IntRange(min=1), required=True, help="Load to certify.")
 @click.option("--stack", default="june", show_default=True, metavar="NAME", help="Engine build.")
 @click.option(
-    "--max-recipes", type=click.IntRange(min=1), default=2000, show_default=True, help="Most simulations."
+    "--objective", type=click.Choice(["front", "balanced", "throughput", "interactivity"]),
+    default="front", show_default=True, help="What to prove: the front, or the best recipe.",
+)  # fmt: skip
+@click.option(
+    "--max-recipes", type=click.IntRange(min=1), default=2000, show_default=True, help="Most lawful recipes."
 )
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [all cores]")
 @json_option
 def certify_command(target: str, **options: Any) -> None:
-    """Simulate every lawful recipe of an enumerable space, and prove its front within the model.
+    """Prove the front of an enumerable space within the model, or its best recipe by an objective.
 
-    Every recipe is counted once: over the GPUs, removed by its first broken law, unable to run, or
-    simulated in full.
+    Every recipe is counted once: over the GPUs, removed by its first broken law, unable to run, removed
+    because its upper bound is dominated by simulated recipes, or simulated in full.
     """
     import json
     import os
@@ -102,7 +106,7 @@ def certify_command(target: str, **options: Any) -> None:
         try:
             proven = certify(
                 lane.space, bench, options["concurrency"], options["num_gpus"], evaluator,
-                options["max_recipes"],
+                options["max_recipes"], options["objective"],
             )  # fmt: skip
         finally:
             evaluator.close()
@@ -111,3 +115,53 @@ def certify_command(target: str, **options: Any) -> None:
         click.echo(json.dumps([one.model_dump(mode="json") for one in found], indent=1))
     else:
         click.echo("\n\n".join(map(certificate_text, found)))
+
+
+@command.command("experts", epilog=EXAMPLE)
+@click.argument("lane_name", metavar="LANE")
+@click.option("--isl", type=int, default=8192, show_default=True, help="Nominal input tokens.")
+@click.option("--osl", type=int, default=1024, show_default=True, help="Nominal output tokens.")
+@click.option("--stack", default="june", show_default=True, metavar="NAME", help="Engine build.")
+@click.option(
+    "--trials", type=click.IntRange(min=0), default=32, show_default=True, help="Per recipe and load."
+)
+@click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [all cores]")
+@click.option("--page", metavar="FILE.md", type=click.Path(dir_okay=False), help="Write the table as a page.")
+@json_option
+def experts_command(lane_name: str, **options: Any) -> None:
+    """Set each public recipe of a lane beside the best found for its GPUs, load and interactivity.
+
+    LANE is a lane of public recipes such as gb300-disagg-mtp. Both sides are simulated.
+    """
+    import json
+    import os
+    from pathlib import Path
+
+    from planner.evaluate import Evaluator
+    from planner.experts import duels, experts_page
+    from planner.file_writer import check_file, write_file
+    from planner.plan import bench_of
+    from planner.plan_types import PlanRequest
+    from search_spaces.public_recipes import lane
+
+    if options["page"]:
+        check_file(Path(options["page"]), "page")
+    experts = lane(lane_name)
+    asked = {k: options[k] for k in ("isl", "osl", "stack", "trials")}
+    request = PlanRequest.parse(
+        {**asked, "model": experts[0].model, "hardware": experts[0].hardware}, "experts"
+    )
+    bench = bench_of(request)
+    evaluator = Evaluator(bench, None, options["workers"] or os.cpu_count() or 1)
+    try:
+        found = duels(request, bench, evaluator, experts)
+    finally:
+        evaluator.close()
+    shown = f"servecast space experts {lane_name}" + (f" --page {options['page']}" if options["page"] else "")
+    page = experts_page(lane_name, shown, request, found)
+    if options["page"]:
+        write_file(page, Path(options["page"]), "page")
+    if options["as_json"]:
+        click.echo(json.dumps([one.model_dump(mode="json") for one in found], indent=1))
+    else:
+        click.echo(page)

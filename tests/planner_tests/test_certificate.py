@@ -9,7 +9,7 @@ import pytest
 from planner.certificate import certify
 from planner.evaluate import Evaluator, evaluate
 from planner.plan import bench_of
-from planner.screen import Tally, lawful_candidate, usable
+from planner.screen import Tally, lawful_candidate, objective_value, usable
 from search_spaces.errors import BadInput
 from search_spaces.space import load_spaces
 from simulator.ceiling import ceiling
@@ -28,26 +28,49 @@ def proven():
 
 
 def test_every_recipe_is_counted_once(proven):
-    parts = proven.over_gpus + sum(proven.broken.values()) + proven.infeasible + proven.simulated
-    assert parts == proven.recipes and proven.simulated > 10
+    parts = proven.over_gpus + sum(proven.broken.values()) + proven.infeasible
+    assert parts + proven.ruled_out_by_bound + proven.simulated == proven.recipes
+    assert proven.simulated > 3 and proven.ruled_out_by_bound > 3
 
 
-def test_no_recipe_of_the_space_beats_the_front(proven):
+def everything(concurrency):
+    """Recipe and outcome of every lawful recipe of the small space that runs, in full."""
     bench = bench_of(request())
-    beaten = 0
+    recipes = {}
     for point in every(SPACE):
-        candidate = lawful_candidate(bench, SPACE, point, 16, 16, Tally())
-        if candidate is None:
-            continue
-        outcome = evaluate(bench, candidate.recipe, 16, False)
-        if usable(outcome):
-            assert any(
-                p.total_tokens_per_s_per_gpu >= outcome.throughput
-                and p.tokens_per_s_per_user >= outcome.interactivity
-                for p in proven.front
-            )
-            beaten += 1
-    assert beaten >= proven.simulated > len(proven.front)
+        candidate = lawful_candidate(bench, SPACE, point, concurrency, 16, Tally())
+        if candidate is not None:
+            recipes[candidate.recipe.digest] = candidate.recipe
+    found = [(r, evaluate(bench, r, concurrency, False)) for r in recipes.values()]
+    return [(r, o) for r, o in found if usable(o)]
+
+
+@pytest.mark.parametrize("concurrency", [16, 512])
+def test_the_front_is_that_of_simulating_everything(concurrency):
+    bench = bench_of(request())
+    evaluator = Evaluator(bench, None, 1)
+    proven = certify(SPACE, bench, concurrency, 16, evaluator, 500)
+    evaluator.close()
+    rates = [(o.throughput, o.interactivity) for _, o in everything(concurrency)]
+    exhaustive = {a for a in rates if not any(b != a and b[0] >= a[0] and b[1] >= a[1] for b in rates)}
+    assert {(p.total_tokens_per_s_per_gpu, p.tokens_per_s_per_user) for p in proven.front} == exhaustive
+    assert proven.simulated < len(rates)
+
+
+@pytest.mark.parametrize("objective", ["balanced", "throughput", "interactivity"])
+def test_the_best_recipe_is_that_of_simulating_everything(objective):
+    bench = bench_of(request())
+    evaluator = Evaluator(bench, None, 1)
+    proven = certify(SPACE, bench, 16, 16, evaluator, 500, objective)
+    evaluator.close()
+    recipe, outcome = max(everything(16), key=lambda item: objective_value(item[1], item[0], objective))
+    (best,) = proven.front
+    assert (best.num_gpus, best.total_tokens_per_s_per_gpu, best.tokens_per_s_per_user) == (
+        recipe.num_gpus,
+        outcome.throughput,
+        outcome.interactivity,
+    )
+    assert proven.ruled_out_by_bound > 0
 
 
 def every(space):
@@ -87,6 +110,10 @@ def test_the_command_prints_counts_that_add_up(tmp_path):
     (found,) = json.loads(done.stdout)
     assert (
         found["recipes"]
-        == found["over_gpus"] + sum(found["broken"].values()) + found["infeasible"] + (found["simulated"])
+        == found["over_gpus"]
+        + sum(found["broken"].values())
+        + found["infeasible"]
+        + found["simulated"]
+        + found["ruled_out_by_bound"]
     )
     assert found["broken"]["megamoe-cap-prefill"] > 0 and found["front"]

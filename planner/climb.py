@@ -1,0 +1,130 @@
+"""Local search at one load: from the best recipes found so far, one knob at a time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
+
+from planner.dominance import Front, most
+from planner.evaluate import Outcome, setting_for
+from planner.moves import neighbours
+from planner.screen import Candidate, meets, objective_value, usable
+from search_spaces.errors import Infeasible
+from search_spaces.space_points import Site
+from search_spaces.workload import Slo
+from simulator.bound import bound
+from simulator.world import fingerprint
+
+if TYPE_CHECKING:
+    from planner.search import Search
+
+WORTH_A_BOUND = 256
+"""Concurrency from which a short simulation takes several times as long as its bound."""
+BEST_EVERY = 3
+"""Every so many proposals one starts from the best recipe, the others from the front."""
+
+
+class Climb:
+    """Proposes neighbours of the best recipe and of the front, in turn; forgets what changes nothing.
+
+    A neighbour that the loop cannot tell from a recipe already simulated is passed over. So is one whose
+    upper bound is dominated by what was simulated and below the best objective: it could be neither on
+    the front nor chosen.
+    """
+
+    def __init__(self, search: Search, concurrency: int) -> None:
+        """Args: the search whose spaces, laws and objective hold, and the load."""
+        self._search, self.concurrency = search, concurrency
+        self._site = Site(search.bench.model, search.bench.hardware, search.bench.workload.at(concurrency))
+        self._spaces = {space.name: space for space in search.spaces}
+        self._rng = random.Random(f"{search.seed} {concurrency}")
+        self._front = Front()
+        self._bar: Outcome | None = None
+        self._best = 0.0
+        self._good: list[tuple[float, float, float, Candidate]] = []
+        self._seen: set[Hashable] = set()
+        self._open: dict[str, list[Candidate]] = {}
+        self._turn = 0
+        self.ruled_out = 0
+
+    def learn(self, candidate: Candidate, outcome: Outcome) -> None:
+        """Take a simulated candidate into account; public recipes come first."""
+        search = self._search
+        try:
+            self._seen.add(fingerprint(setting_for(search.bench, candidate.recipe, self.concurrency, True)))
+        except Infeasible:
+            return
+        if not usable(outcome) or not meets(search.slo, outcome.metrics):
+            return
+        self._front.add(outcome)
+        rates = outcome.throughput, outcome.interactivity
+        value = objective_value(outcome, candidate.recipe, search.objective)
+        public = candidate.origin == "public" and self.concurrency in candidate.recipe.concurrencies
+        if public and (self._bar is None or value > self._best):
+            self._bar, self._best = outcome, value
+        if self._eligible(rates):
+            self._best = max(self._best, value)
+        self._good.append((value, *rates, candidate))
+
+    def _eligible(self, rates: tuple[float, float]) -> bool:
+        """Whether it is not worse than the public recipe of this load."""
+        bar = self._bar
+        return bar is None or (rates[0] >= bar.throughput and rates[1] >= bar.interactivity)
+
+    def next_batch(self, count: int) -> list[Candidate]:
+        """Up to `count` neighbours to simulate; none when all roots are exhausted."""
+        found: list[Candidate] = []
+        best, front = self._roots()
+        tried = 0
+        while len(found) < count and tried < len(best) + len(front):
+            self._turn += 1
+            turn = best if best and self._turn % BEST_EVERY == 0 else front
+            candidate = self._next_of(turn[self._turn % len(turn)]) if turn else None
+            tried = tried + 1 if candidate is None else 0
+            found += [candidate] if candidate is not None else []
+        return found
+
+    def _roots(self) -> tuple[list[Candidate], list[Candidate]]:
+        """The best recipe that may be chosen, and the front along its length."""
+        able = [row for row in self._good if row[3].point and row[3].space in self._spaces]
+        eligible = [row for row in able if self._eligible(row[1:3])]
+        front = [
+            a
+            for a in able
+            if not any((b[1] > a[1] and b[2] >= a[2]) or (b[1] >= a[1] and b[2] > a[2]) for b in self._good)
+        ]
+        front.sort(key=lambda row: row[1])
+        best = [max(eligible, key=lambda row: row[0])[3]] if eligible else []
+        return best, [row[3] for row in front]
+
+    def _next_of(self, root: Candidate) -> Candidate | None:
+        """The next neighbour of a root that is worth a simulation."""
+        digest, search = root.recipe.digest, self._search
+        space = self._spaces[root.space]
+        if digest not in self._open:
+            points = neighbours(space, root.point, self._site, self._rng)
+            self._open[digest] = [Candidate(root.recipe, "search", point, root.space) for point in points]
+        queue = self._open[digest]
+        while queue:
+            candidate = search.candidate(space, queue.pop().point, self.concurrency)
+            if candidate is not None and self._worth(candidate):
+                return candidate
+        return None
+
+    def _worth(self, candidate: Candidate) -> bool:
+        search = self._search
+        setting = setting_for(search.bench, candidate.recipe, self.concurrency, True)
+        try:
+            print_of = fingerprint(setting)
+            if print_of in self._seen:
+                return False
+            self._seen.add(print_of)
+            if search.slo != Slo() or self.concurrency < WORTH_A_BOUND:
+                return True
+            limit = bound(setting)
+        except Infeasible:
+            return False
+        hopeless = most(limit, candidate.recipe, search.objective) <= self._best and self._front.covers(limit)
+        self.ruled_out += hopeless
+        return not hopeless

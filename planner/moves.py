@@ -1,0 +1,44 @@
+"""Local search: single steps away from recipes that are good already."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from search_spaces.space import SearchSpace, knob_name
+from search_spaces.space_points import Site, active_case, load_values, shape_values
+
+
+def neighbours(
+    space: SearchSpace, point: Mapping[str, Any], site: Site, rng: random.Random
+) -> list[dict[str, Any]]:
+    """Points that differ in one knob by one place of its choices, in random order.
+
+    Knobs that do not hold at the point's layout are left alone: another value means the same recipe.
+    """
+    found: list[dict[str, Any]] = []
+    for knob, choices in _moving(space, point, site):
+        at = choices.index(point[knob]) if point.get(knob) in choices else 0
+        found += [dict(point) | {knob: choices[i]} for i in (at - 1, at + 1) if 0 <= i < len(choices)]
+    rng.shuffle(found)
+    return found
+
+
+def _moving(
+    space: SearchSpace, point: Mapping[str, Any], site: Site
+) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Knobs that hold at a point, with their choices."""
+    steps = point["mtp_steps"]
+    yield "mtp_steps", space.mtp_steps
+    parts = [("deployment", load_values(site, space.mode == "disaggregated", steps))]
+    for role in space.roles:
+        plan, workers = point[f"{role}.plan"], point[f"{role}.workers"]
+        yield f"{role}.plan", space.role(role).plans
+        yield f"{role}.workers", space.role(role).workers
+        parts.append((role, shape_values(site, role, plan, workers, steps)))
+    for part, values in parts:
+        for field, cases in space.fields(part).items():
+            index = active_case(cases, values)
+            if len(cases[index].choices) > 1:
+                yield knob_name(part, field, index, cases), cases[index].choices

@@ -1,0 +1,121 @@
+"""Steps of the local search, and that bounds save simulations without changing what is found."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+import planner.climb
+from planner.climb import Climb
+from planner.evaluate import Evaluator, Outcome, setting_for
+from planner.moves import neighbours
+from planner.plan import bench_of
+from planner.role_sides import Sides
+from planner.screen import Tally, lawful_candidate, screen
+from planner.search import Search
+from search_spaces.errors import Infeasible
+from search_spaces.space import load_spaces
+from search_spaces.space_points import Site, topologies
+from search_spaces.workload import Slo
+from simulator.fluid import estimate
+from simulator.world import fingerprint
+from tests.planner_tests.test_plan import SPACE, request
+
+LOAD = 512
+
+
+def search_of(evaluator):
+    return Search(evaluator.bench, [SPACE], [], 24, evaluator, None, Slo(), "balanced")
+
+
+def explored(monkeypatch, worth_a_bound):
+    """Best objective, front and simulations of a search of the small space."""
+    monkeypatch.setattr(planner.climb, "WORTH_A_BOUND", worth_a_bound)
+    evaluator = Evaluator(bench_of(request()), None, 1)
+    search = search_of(evaluator)
+    search.start_screening([LOAD], 2)
+    found = search.run(LOAD, 60, lambda: None)
+    rates = []
+    best = 0.0
+    for recipe, _, outcome in evaluator.map([(c.recipe, LOAD, True) for c in found.values()]):
+        rates.append((outcome.throughput, outcome.interactivity))
+        best = max(best, outcome.throughput**2 * recipe.num_gpus)
+    evaluator.close()
+    front = {a for a in rates if not any(b != a and b[0] >= a[0] and b[1] >= a[1] for b in rates)}
+    return best, front, search.ruled_out_by_bound
+
+
+def test_bounds_rule_out_recipes_and_change_neither_the_best_nor_the_front(monkeypatch):
+    with_bounds, without = explored(monkeypatch, 0), explored(monkeypatch, 10**9)
+    assert with_bounds[:2] == without[:2]
+    assert with_bounds[2] > 0 and without[2] == 0
+
+
+def test_neighbours_differ_in_one_knob_that_holds():
+    bench = bench_of(request())
+    site = Site(bench.model, bench.hardware, bench.workload.at(LOAD))
+    space = load_spaces("gb300", bench.model.name)[0]
+    point = next(iter(topologies(space, 24)))
+    found = neighbours(space, point, site, random.Random(0))
+    assert len(found) > 20
+    for other in found:
+        assert sum(other[knob] != point.get(knob) for knob in other) == 1
+
+
+def test_recipes_that_the_loop_cannot_tell_apart_are_simulated_once():
+    bench = bench_of(request())
+    space = load_spaces("gb300", bench.model.name)[0]
+    point = next(iter(topologies(space, 24)))
+    alike = point | {"decode.skip_tokenizer_init": True}
+    other = point | {"decode.mem_fraction_static": 0.85}
+    prints = []
+    for one in (point, alike, other):
+        found = lawful_candidate(bench, space, one, LOAD, 24, Tally())
+        assert found is not None
+        recipe = found.recipe
+        prints.append((recipe.digest, fingerprint(setting_for(bench, recipe, LOAD, True))))
+    assert prints[0][0] != prints[1][0] and prints[0][1] == prints[1][1] != prints[2][1]
+
+
+def test_a_climb_ends_when_nothing_is_left_to_try():
+    evaluator = Evaluator(bench_of(request()), None, 1)
+    search = search_of(evaluator)
+    climb = Climb(search, 16)
+    candidate = lawful_candidate(evaluator.bench, SPACE, next(iter(topologies(SPACE, 24))), 16, 24, Tally())
+    assert candidate is not None
+    climb.learn(candidate, Outcome({"total_tokens_per_s_per_gpu": 100.0, "tokens_per_s_per_user": 50.0}))
+    proposed = climb.next_batch(1000)
+    evaluator.close()
+    assert 0 < len(proposed) < 10 and climb.next_batch(1000) == []
+
+
+@pytest.mark.parametrize("load", [16, 2048])
+def test_screening_estimates_each_layout_as_if_it_were_alone(load):
+    bench = bench_of(request())
+    spaces = load_spaces("gb300", bench.model.name)
+    kept, tally = screen(bench, spaces, 12, Slo(), "throughput", load, 8)
+    alone: list[tuple[float, str]] = []
+    for space in spaces:
+        for point in topologies(space, 12):
+            candidate = lawful_candidate(bench, space, point, load, 12, Tally())
+            if candidate is not None:
+                try:
+                    guess = estimate(setting_for(bench, candidate.recipe, load, True))
+                except Infeasible:
+                    continue
+                alone.append((guess.total_tokens_per_s_per_gpu, candidate.recipe.digest))
+    assert tally.screened == len(alone)
+    assert kept[0].recipe.digest == max(alone, key=lambda item: item[0])[1]
+
+
+def test_a_role_is_judged_once_however_many_layouts_share_it():
+    bench = bench_of(request())
+    sides = Sides(bench, SPACE, 16)
+    points = list(topologies(SPACE, 24))
+    first = sides.side("decode", points[0])
+    assert all(
+        sides.side("decode", p) is first
+        for p in points
+        if (p["mtp_steps"], p["decode.plan"]) == (points[0]["mtp_steps"], points[0]["decode.plan"])
+    )
