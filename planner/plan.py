@@ -26,7 +26,11 @@ from simulator.calibration import load_calibration
 DEFAULT_CONCURRENCIES = (1, 4, 16, 64, 256, 1024, 4096)
 """Loads to plan for where no public recipe says which matter."""
 FINALISTS = 3
-"""Recipes per load that are simulated in full."""
+"""Recipes per load and round that are simulated in full."""
+OTHER_TOPOLOGIES = 2
+"""Besides, the best of so many topologies that are not among them."""
+ROUNDS = 4
+"""Rounds of finalists while none is as good as the public recipe on both axes."""
 
 
 def bench_of(request: PlanRequest) -> Bench:
@@ -177,19 +181,11 @@ def _choose(
     good.sort(key=lambda item: -item[0])
     publics = [c for _, c in good if c.origin == "public" and load in c.recipe.concurrencies]
     reference = publics[0] if publics else None
-    finalists = {c.recipe.digest: c for _, c in good[:FINALISTS]}
+    better = [c for _, c in good]
     if reference is not None:
         bar = _outcome(evaluator, reference, load, True)
-        better = [c for _, c in good if _not_worse(_outcome(evaluator, c, load, True), bar)]
-        finalists = {c.recipe.digest: c for c in (*better[:FINALISTS], reference)}
-    full = {
-        c.recipe.digest: o
-        for c, (_, _, o) in zip(
-            finalists.values(),
-            evaluator.map([(c.recipe, load, False) for c in finalists.values()]),
-            strict=True,
-        )
-    }
+        better = [c for c in better if _not_worse(_outcome(evaluator, c, load, True), bar)]
+    finalists, full = _finals(search, load, better, reference)
     for digest, candidate in finalists.items():
         if not full[digest].infeasible:
             points[digest, load] = _point(candidate, load, full[digest], full=True)
@@ -212,6 +208,37 @@ def _choose(
         ahead = lead(request, search.bench, ranked[0][0], ranked[1][0], ranked[1][1].recipe.topology)
     beside = (reference.recipe, full[reference.recipe.digest]) if reference is not None else None
     return Chosen(best, full[best.recipe.digest], beside, ahead)
+
+
+def _finals(
+    search: Search, load: int, ranked: Sequence[Candidate], reference: Candidate | None
+) -> tuple[dict[str, Candidate], dict[str, Outcome]]:
+    """Full simulations of the best in short runs, by digest, the reference among them.
+
+    A search around one recipe finds many that just pass the reference in short runs and fall just short of
+    it in full ones: then the next best are tried, of other topologies too.
+    """
+    finalists = {} if reference is None else {reference.recipe.digest: reference}
+    full: dict[str, Outcome] = {}
+    rest = [c for c in ranked if c.recipe.digest not in finalists]
+    for _ in range(ROUNDS):
+        share = rest[:FINALISTS]
+        known = {c.recipe.topology for c in (*finalists.values(), *share)}
+        share += list({c.recipe.topology: c for c in rest[::-1] if c.recipe.topology not in known}.values())[
+            -OTHER_TOPOLOGIES:
+        ]
+        picked = {c.recipe.digest for c in share}
+        rest = [c for c in rest if c.recipe.digest not in picked]
+        finalists |= {c.recipe.digest: c for c in share}
+        new = [c for digest, c in finalists.items() if digest not in full]
+        outcomes = search.evaluator.map([(c.recipe, load, False) for c in new])
+        full |= {c.recipe.digest: o for c, (_, _, o) in zip(new, outcomes, strict=True)}
+        if reference is None or not rest:
+            break
+        bar = full[reference.recipe.digest]
+        if any(usable(full[d]) and _not_worse(full[d], bar) for d in picked):
+            break
+    return finalists, full
 
 
 def _eligible(
