@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import Literal, NamedTuple
 
 from search_spaces.errors import BadInput
@@ -56,6 +57,7 @@ class RoleCase(NamedTuple):
         return Violation(rule, "soft", f"{self.role}.{text}")
 
 
+@cache
 def release(version: str) -> tuple[int, ...]:
     """`0.5.15` as a tuple that orders; raises `BadInput` where there is no leading release number."""
     match = re.match(r"v?(\d+(?:\.\d+)*)", version)

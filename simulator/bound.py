@@ -182,13 +182,14 @@ def bound(setting: Setting) -> Bound:
     """Bounds that no simulation of a setting exceeds.
 
     There is none, that is an infinite one, where a decode step is not one unit of a request's progress:
-    pretended acceptance, drafts that change their length, and verification that is trimmed.
+    pretended acceptance, drafts that change their length, and verification that is trimmed. Nor is there
+    one for measured steps whose host works while the GPU computes: the planes add the host to each step.
 
     Raises:
         Infeasible: a role does not fit its GPUs.
     """
     classes, roles, _, _ = class_tables(setting)
-    if (classes.i[:, ls.PROGRESS_BY] != ls.ONE_UNIT).any():
+    if (classes.i[:, ls.PROGRESS_BY] != ls.ONE_UNIT).any() or classes.i[:, ls.PIPELINED].any():
         return Bound(np.inf, np.inf, 0.0, None)
     drawn = traffic(
         setting.workload,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from statistics import median
 
@@ -9,10 +10,15 @@ import pytest
 
 from benchmarks.soak import random_setting
 from search_spaces.errors import Infeasible
+from search_spaces.workload import Workload
 from simulator.bound import bound
+from simulator.calibration import Calibration
 from simulator.run import run
+from simulator.setting import setting_for
 from simulator.simulate import metrics_of
 from simulator.world import Relief
+from tests.simulator_tests.test_pipelined import RECIPE, steps
+from tests.simulator_tests.worlds import JUNE
 
 
 def pairs(seeds):
@@ -68,3 +74,12 @@ def test_faster_steps_raise_the_bound():
             assert bound(quick).total_tokens_per_s_per_gpu >= bound(setting).total_tokens_per_s_per_gpu
         except Infeasible:
             continue
+
+
+def test_measured_steps_whose_host_works_beside_the_gpu_have_no_bound():
+    """A lone request's tokens come faster there than the steps that make them follow each other."""
+    load = Workload(isl=128, osl=11, random_range_ratio=1, concurrency=1, num_prompts=1)
+    pipelined = setting_for(RECIPE, load, JUNE, Calibration(), steps=steps())
+    assert bound(pipelined).tokens_per_s_per_user == math.inf
+    serial = setting_for(RECIPE, load, JUNE, Calibration(), steps=steps(prefill_turn_s=None))
+    assert metrics_of(run(serial))["tokens_per_s_per_user"] <= bound(serial).tokens_per_s_per_user < math.inf
