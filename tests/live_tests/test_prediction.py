@@ -22,7 +22,7 @@ from profiler.steps import Journal, StepDriver, StepPlan, StepPoint, measure_ste
 from search_spaces.recipe import Recipe
 from simulator.calibration import load_calibration
 from tests.live_tests.conftest import START_S
-from tests.live_tests.machine import preferred, wait_for_quiet
+from tests.live_tests.machine import OtherWork, preferred, wait_for_quiet
 from tests.live_tests.tiny_models import QWEN_MOE, recipe_of, write_model
 
 pytestmark = pytest.mark.live
@@ -31,7 +31,9 @@ TOLERANCE = 0.15
 """Of output throughput and mean TPOT."""
 DRIFT = 0.08
 """Change of the machine's speed between profile and run beyond which the run is made again."""
-ATTEMPTS = 3
+FOREIGN = 0.10
+"""Share of the machine that other work may take during profile and runs; beyond it the run is made again."""
+ATTEMPTS = 4
 PLAN = StepPlan(
     batches=(1, 2, 4, 8), contexts=(32, 160), prefill_tokens=(16, 64, 128, 256, 512), passes=32, repeats=4
 )
@@ -84,13 +86,20 @@ class Tried(NamedTuple):
     comparison: Comparison
     drift: float
     """Change of the machine's speed since the profile, by the probes around the run."""
+    foreign: float
+    """Share of the machine that other work took since the profile began."""
     out: Path
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the run says something about the prediction."""
+        return self.drift <= DRIFT and self.foreign <= FOREIGN
 
 
 def predicted_and_observed(
     server: SglangServer, recipe: Recipe, recorder: Path, folder: Path, loads: tuple[dict[str, float], ...]
 ) -> list[Tried]:
-    """Profile, predict, run; again only where the machine's speed changed meanwhile.
+    """Profile, predict, run; again only where the machine's speed changed or others worked meanwhile.
 
     Shared processors change their speed with what runs beside: a run at another speed than the profile's
     says nothing about the prediction. Whether runs count is decided without looking at predictions.
@@ -98,11 +107,12 @@ def predicted_and_observed(
     (folder / "recipe.yaml").write_text(recipe_to_yaml(recipe))
     found: dict[int, Tried] = {}
     for attempt in range(ATTEMPTS):
-        pending = [i for i in range(len(loads)) if i not in found or found[i].drift > DRIFT]
+        pending = [i for i in range(len(loads)) if i not in found or not found[i].is_quiet]
         if not pending:
             break
         wait_for_quiet()
         with preferred(server):
+            others = OtherWork(server)
             before = probe(server, recipe, recorder)
             steps = profiled(server, recipe, recorder, folder / f"steps{attempt}.json")
             speed = (before + probe(server, recipe, recorder)) / 2
@@ -115,27 +125,35 @@ def predicted_and_observed(
                 (one,) = observe(observation(*names, None, seed=attempt), options, out, lambda _: None)
                 after = probe(server, recipe, recorder)
                 drift = max(abs(s / speed - 1) for s in (before, after))
-                print(f"\nthe machine's speed changed by {drift:.0%}\n{comparison_text([one])}")
-                if index not in found or drift < found[index].drift:
-                    found[index] = Tried(one, drift, out)
+                tried = Tried(one, drift, others.share(), out)
+                print(f"\nspeed changed by {drift:.0%}, other work took {tried.foreign:.0%}")
+                print(comparison_text([one]))
+                if index not in found or tried.is_quiet:
+                    found[index] = tried
     return [found[index] for index in range(len(loads))]
 
 
 def check(found: list[Tried]) -> None:
-    """Hold each load to the tolerance, and to no more than the machine itself moved beyond it."""
+    """Hold each load to the tolerance; one that never ran on a quiet machine cannot be judged."""
     for one in found:
-        allowed = TOLERANCE + (one.drift if one.drift > DRIFT else 0.0)
-        assert worst([one.comparison]) <= allowed, comparison_text([t.comparison for t in found])
+        if one.is_quiet:
+            assert worst([one.comparison]) <= TOLERANCE, comparison_text([t.comparison for t in found])
+    disturbed = [one for one in found if not one.is_quiet]
+    if disturbed:
+        drift, foreign = max(one.drift for one in disturbed), max(one.foreign for one in disturbed)
+        pytest.skip(
+            f"{len(disturbed)} of {len(found)} loads never ran on a quiet machine: speed changed by up to "
+            f"{drift:.0%}, other work took up to {foreign:.0%}"
+        )
 
 
 def test_a_dense_model(server: SglangServer, llama: Recipe, recorder: Path, tmp_path: Path):
     found = predicted_and_observed(server, llama, recorder, tmp_path, DENSE_LOADS)
-    check(found)
     # The loads differ by more than the tolerance: one constant would not have passed.
     rates = [one.comparison.measured["output_tokens_per_s_per_gpu"] for one in found]
     assert max(rates) / min(rates) > 1.5
     # The file that was written holds the prediction first, and is validated like any other.
-    one, _, out = found[0]
+    one, out = found[0].comparison, found[0].out
     lines = out.read_text().splitlines()
     assert ["prediction" in line.split('"id"')[0] for line in lines] == [True, False]
     points = load_points(out)
@@ -146,6 +164,7 @@ def test_a_dense_model(server: SglangServer, llama: Recipe, recorder: Path, tmp_
         assert result.predicted[name] == pytest.approx(one.predicted[name])
         assert result.measured[name] == pytest.approx(one.measured[name])
     assert points[0].provenance is not None and points[0].provenance.recipe_digest == llama.digest
+    check(found)
 
 
 def test_a_client_sees_the_same_steps(server: SglangServer, llama: Recipe, recorder: Path):
