@@ -25,7 +25,7 @@ from tests.live_tests.conftest import START_S
 from tests.live_tests.machine import OtherWork, preferred, wait_for_quiet
 from tests.live_tests.tiny_models import QWEN_MOE, recipe_of, write_model
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.quiet]
 
 TOLERANCE = 0.15
 """Of output throughput and mean TPOT."""
