@@ -19,6 +19,8 @@ from types import FrameType
 from search_spaces.errors import StartFailed
 
 POLL_S = 0.2
+KILLED_S = 10.0
+"""How long killed processes may take to vanish."""
 STOP_S = 20.0
 """How long a group may take to end after SIGTERM before it is killed."""
 TAIL_LINES = 25
@@ -122,6 +124,10 @@ class ServerProcess:
         self._signal(signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._child.wait(patience_s)
+        # A killed process is listed until the kernel has taken it down.
+        limit = time.monotonic() + KILLED_S
+        while self.group_members() and time.monotonic() < limit:
+            time.sleep(POLL_S)
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Self
 
@@ -22,6 +23,13 @@ class Noun(BaseModel):
     def __hash__(self) -> int:
         """Hash of the content, so that nouns with mappings inside can key a cache."""
         return self._content_hash
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some fields changed; what was worked out from the old fields does not come along."""
+        found = super().model_copy(update=update, deep=deep)
+        for name in set(found.__dict__) - set(type(self).model_fields):
+            del found.__dict__[name]
+        return found
 
     @classmethod
     def parse(cls, data: Any, where: str) -> Self:
