@@ -29,6 +29,7 @@ from planner.screen import objective_value, usable
 from planner.search import BATCH, Search
 from planner.text_table import percent, table
 from search_spaces.public_recipes import public_recipes
+from search_spaces.recipe import Recipe
 
 LOADS = (64, 512, 2500)
 TIMES = 10
@@ -67,7 +68,7 @@ def searched(request: PlanRequest, evaluator: Evaluator, load: int, trials: int)
     return traced(evaluator, load, [c.recipe for c in found.values()], request.objective)
 
 
-def traced(evaluator: Evaluator, load: int, recipes: list, objective: str) -> Trace:  # type: ignore[type-arg]
+def traced(evaluator: Evaluator, load: int, recipes: list[Recipe], objective: str) -> Trace:
     """Rates of recipes that run, simulated in short."""
     trace = Trace()
     for recipe, _, outcome in evaluator.map([(r, load, True) for r in recipes]):

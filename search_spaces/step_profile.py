@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from functools import cache, cached_property
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Literal
 
@@ -113,10 +114,9 @@ def load_step_profile(name_or_path: str) -> StepProfile:
         MissingData: no such profile or file.
         BadInput: the file is not a step profile.
     """
+    file: Path | Traversable = catalog_root() / _FOLDER / f"{name_or_path.lower()}.json"
     if name_or_path.endswith(".json"):
         file = Path(name_or_path)
-    else:
-        file = catalog_root() / _FOLDER / f"{name_or_path.lower()}.json"  # type: ignore[assignment]
     if not file.is_file():
         raise MissingData(
             f"step_profile={name_or_path!r} does not exist; choose one of {shipped_step_profiles()} "

@@ -78,7 +78,8 @@ def test_dspark_s_verification_modes():
     group = read(TP4 | DSPARK | {"speculative-dspark-sps-table-path": "/costs.json"}, env)
     assert group.mtp is not None and group.mtp.trims_verification
     assert written_and_read(group) == group
-    assert not read(TP4 | DSPARK, env).mtp.trims_verification  # type: ignore[union-attr]
+    mtp = read(TP4 | DSPARK, env).mtp
+    assert mtp is not None and not mtp.trims_verification
     with pytest.raises(BadInput, match="verify"):
         read(TP4 | DSPARK, {"SGLANG_RAGGED_VERIFY_MODE": "loose"})
 
