@@ -56,7 +56,7 @@ class Objective:
         if self.kind == "short":
             outcome = evaluate(self.bench, recipe, self.load, True)
             return (outcome.throughput, outcome.interactivity) if usable(outcome) else None
-        bench, workload = self.bench, workload_for(self.bench, recipe, self.load, True)
+        bench, workload = self.bench, workload_for(self.bench, recipe, self.load)
         try:
             guess = estimate(
                 Setting(recipe, workload, bench.model, bench.hardware, bench.stack, bench.calibration, 0)

@@ -132,9 +132,7 @@ def _compare(found: Comparison, workers: int | None) -> ReportData:
     benches = [compare_bench(found.request, name) for name in found.request.hardware]
     by_name = {bench.hardware.name: bench for bench in benches}
     chosen = [(front.hardware, point) for front in found.fronts for point in _ends_and_middle(front.points)]
-    settings = [
-        setting_for(by_name[name], point.recipe, point.concurrency, short=True) for name, point in chosen
-    ]
+    settings = [setting_for(by_name[name], point.recipe, point.concurrency) for name, point in chosen]
     labels = [f"{name}, {point.topology} at concurrency {point.concurrency}" for name, point in chosen]
     return _simulated("compare", found, settings, labels, benches, workers)
 

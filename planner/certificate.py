@@ -157,7 +157,7 @@ def _queue(
     found: list[tuple[Recipe, Bound, FluidEstimate]] = []
     unfit = 0
     for recipe in recipes:
-        setting = setting_for(bench, recipe, concurrency, False)
+        setting = setting_for(bench, recipe, concurrency)
         try:
             found.append((recipe, bound(setting), estimate(setting)))
         except Infeasible:

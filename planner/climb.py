@@ -6,21 +6,16 @@ import random
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
-from planner.dominance import Front, most
 from planner.evaluate import Outcome, setting_for
 from planner.moves import neighbours
 from planner.screen import Candidate, meets, objective_value, usable
 from search_spaces.errors import Infeasible
 from search_spaces.space_points import Site
-from search_spaces.workload import Slo
-from simulator.bound import bound
 from simulator.world import fingerprint
 
 if TYPE_CHECKING:
     from planner.search import Search
 
-WORTH_A_BOUND = 256
-"""Concurrency from which a short simulation takes several times as long as its bound."""
 BEST_EVERY = 3
 """Every so many proposals one starts from the best recipe, the others from the front."""
 
@@ -28,9 +23,7 @@ BEST_EVERY = 3
 class Climb:
     """Proposes neighbours of the best recipe and of the front, in turn; forgets what changes nothing.
 
-    A neighbour that the loop cannot tell from a recipe already simulated is passed over. So is one whose
-    upper bound is dominated by what was simulated and below the best objective: it could be neither on
-    the front nor chosen.
+    A neighbour that the loop cannot tell from a recipe already simulated is passed over.
     """
 
     def __init__(self, search: Search, concurrency: int) -> None:
@@ -39,25 +32,22 @@ class Climb:
         self._site = Site(search.bench.model, search.bench.hardware, search.bench.workload.at(concurrency))
         self._spaces = {space.name: space for space in search.spaces}
         self._rng = random.Random(f"{search.seed} {concurrency}")
-        self._front = Front()
         self._bar: Outcome | None = None
         self._best = 0.0
         self._good: list[tuple[float, float, float, Candidate]] = []
         self._seen: set[Hashable] = set()
         self._open: dict[str, list[Candidate]] = {}
         self._turn = 0
-        self.ruled_out = 0
 
     def learn(self, candidate: Candidate, outcome: Outcome) -> None:
         """Take a simulated candidate into account; public recipes come first."""
         search = self._search
         try:
-            self._seen.add(fingerprint(setting_for(search.bench, candidate.recipe, self.concurrency, True)))
+            self._seen.add(fingerprint(setting_for(search.bench, candidate.recipe, self.concurrency)))
         except Infeasible:
             return
         if not usable(outcome) or not meets(search.slo, outcome.metrics):
             return
-        self._front.add(outcome)
         rates = outcome.throughput, outcome.interactivity
         value = objective_value(outcome, candidate.recipe, search.objective)
         public = candidate.origin == "public" and self.concurrency in candidate.recipe.concurrencies
@@ -114,17 +104,11 @@ class Climb:
 
     def _worth(self, candidate: Candidate) -> bool:
         search = self._search
-        setting = setting_for(search.bench, candidate.recipe, self.concurrency, True)
         try:
+            setting = setting_for(search.bench, candidate.recipe, self.concurrency)
             print_of = fingerprint(setting)
-            if print_of in self._seen:
-                return False
-            self._seen.add(print_of)
-            if search.slo != Slo() or self.concurrency < WORTH_A_BOUND:
-                return True
-            limit = bound(setting)
         except Infeasible:
             return False
-        hopeless = most(limit, candidate.recipe, search.objective) <= self._best and self._front.covers(limit)
-        self.ruled_out += hopeless
-        return not hopeless
+        new = print_of not in self._seen
+        self._seen.add(print_of)
+        return new

@@ -190,7 +190,7 @@ def _members(guesses: Sequence[_Guess], count: int) -> list[_Guess]:
 
 def _simulated(item: tuple[Bench, _Guess]) -> Outcome:
     bench, guess = item
-    return evaluate(bench, guess.recipe, guess.concurrency, short=True)
+    return evaluate(bench, guess.recipe, guess.concurrency, short=False)
 
 
 def _point(bench: Bench, guess: _Guess, outcome: Outcome) -> ComparedPoint:

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from planner.evaluate import Bench, Outcome, setting_for
+from planner.evaluate import Outcome
 from planner.screen import objective_value, usable
 from search_spaces.recipe import Recipe
-from simulator.bound import Bound, bound
-
-
-def bound_at(bench: Bench, recipe: Recipe, concurrency: int, short: bool) -> Bound:
-    """Bounds on what simulating a recipe at one concurrency and fidelity gives.
-
-    Raises:
-        Infeasible: a role does not fit its GPUs.
-    """
-    return bound(setting_for(bench, recipe, concurrency, short))
+from simulator.bound import Bound
 
 
 class Front:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from search_spaces.errors import Infeasible
 from search_spaces.hardware import Hardware
@@ -24,11 +24,6 @@ from simulator.calibration import Calibration
 
 if TYPE_CHECKING:
     from simulator.world import Setting
-
-SHORT_REQUESTS = 3
-"""Short fidelity simulates this many requests per unit of concurrency."""
-SHORT_LIMITS = (48, 9000)
-"""Fewest and most requests of the short fidelity."""
 
 
 @dataclass(frozen=True)
@@ -80,38 +75,37 @@ def prompts_for(recipe: Recipe) -> str:
     return prompts_for_steps(recipe.mtp.num_steps if recipe.mtp else 0)
 
 
-def workload_for(bench: Bench, recipe: Recipe, concurrency: int, short: bool) -> Workload:
-    """The bench's workload for a recipe at one concurrency and fidelity."""
-    return workload_at(bench, prompts_for(recipe), concurrency, short)
+def workload_for(bench: Bench, recipe: Recipe, concurrency: int) -> Workload:
+    """The bench's workload for a recipe at one concurrency."""
+    return workload_at(bench, prompts_for(recipe), concurrency)
 
 
-def workload_at(bench: Bench, prompts: str, concurrency: int, short: bool) -> Workload:
-    """The bench's workload with such prompts at one concurrency and fidelity."""
-    changes: dict[str, Any] = {"concurrency": concurrency, "prompts": prompts}
-    if short:
-        low, high = SHORT_LIMITS
-        count = max(low, SHORT_REQUESTS * concurrency)
-        changes["num_prompts"] = max(min(count, high), concurrency + concurrency // 2)
-    return bench.workload.model_copy(update=changes)
+def workload_at(bench: Bench, prompts: str, concurrency: int) -> Workload:
+    """The bench's workload with such prompts at one concurrency."""
+    return bench.workload.model_copy(update={"concurrency": concurrency, "prompts": prompts})
 
 
-def setting_for(bench: Bench, recipe: Recipe, concurrency: int, short: bool) -> Setting:
-    """Everything a simulation of one recipe at one concurrency and fidelity depends on."""
+def setting_for(bench: Bench, recipe: Recipe, concurrency: int) -> Setting:
+    """Everything a simulation of one recipe at one concurrency depends on."""
     from simulator.world import Setting
 
-    workload = workload_for(bench, recipe, concurrency, short)
+    workload = workload_for(bench, recipe, concurrency)
     return Setting(recipe, workload, bench.model, bench.hardware, bench.stack, bench.calibration, bench.seed)
 
 
 def evaluate(bench: Bench, recipe: Recipe, concurrency: int, short: bool) -> Outcome:
-    """Simulate one recipe at one concurrency."""
-    from simulator.simulate import predict
+    """Simulate one recipe at one concurrency, whole or in short."""
+    from planner.short_run import metrics_of_whole, shortened
+    from simulator.run import run
+    from simulator.simulate import metrics_of, verdict
 
+    whole = setting_for(bench, recipe, concurrency)
     try:
-        found = predict(setting_for(bench, recipe, concurrency, short))
+        done = run(shortened(whole) if short else whole)
     except Infeasible as error:
         return Outcome(infeasible=str(error))
-    return Outcome(found.metrics, found.limit, tuple(found.warnings))
+    limit, warnings = verdict(done)
+    return Outcome(metrics_of_whole(done, whole) if short else metrics_of(done), limit, tuple(warnings))
 
 
 _BENCH: list[Bench] = []

@@ -205,7 +205,7 @@ def rank_limits(
         chunk_tokens=group.chunk_tokens_per_rank,
         max_prefill_tokens=group.max_prefill_tokens,
         longest_request_tokens=min(group.context_length or model.max_context, budget.full_tokens) - 1,
-        shipped_bytes={tokens: transfer_bytes(model, tokens, group) for tokens in ships},
+        shipped_bytes={tokens: float(transfer_bytes(model, tokens, group)) for tokens in ships},
     )
 
 

@@ -12,7 +12,7 @@ from search_spaces.traces import trace_rows
 from search_spaces.workload import Workload
 from simulator.intervals import Interval
 from simulator.run import Run, run
-from simulator.simulate import intervals_of, limit_of, metrics_of
+from simulator.simulate import intervals_of, metrics_of, verdict
 from simulator.world import Setting
 
 SPAN_S = 60.0
@@ -94,7 +94,7 @@ def serve_with_loss(stream: Stream, rate: float, lost: Iterable[tuple[str, int]]
 def _served(rate: float, done: Run, service: Service) -> Served:
     metrics = metrics_of(done)
     return Served(
-        rate, done.setting.workload, service, metrics, intervals_of(done.setting, metrics), limit_of(done)
+        rate, done.setting.workload, service, metrics, intervals_of(done.setting, metrics), verdict(done)[0]
     )
 
 

@@ -155,7 +155,6 @@ def _conclude(
         regret_by_recipes=by_count,
         counts={
             **search.tally.as_dict(),
-            "ruled_out_by_bound": search.ruled_out_by_bound,
             "simulations": search.evaluator.simulated,
             "damaged_cache_lines": search.evaluator.damaged_lines,
             "journals_set_aside": search.journals_set_aside,

@@ -93,7 +93,7 @@ def _counts(result: PlanResult) -> str:
         f"Recipes considered {counts['considered']}, pruned by rule {sum(pruned.values())}"
         f"{f' ({by_rule})' if by_rule else ''}, "
         f"screened by the fluid model {counts['screened_by_fluid_model']}, "
-        f"ruled out by bound {counts['ruled_out_by_bound']}, simulations {counts['simulations']}\n"
+        f"simulations {counts['simulations']}\n"
         f"{_ceiling(result)}"
     )
 

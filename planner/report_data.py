@@ -184,7 +184,7 @@ def plan_report(
     """
     bench = bench_of(result.request)
     settings = [
-        setting_for(bench, row.recipe, max((p.concurrency for p in row.predictions), default=1), short=False)
+        setting_for(bench, row.recipe, max((p.concurrency for p in row.predictions), default=1))
         for row in result.table.rows
     ]
     cases = []

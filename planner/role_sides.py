@@ -48,7 +48,7 @@ class Sides:
         """The load under some drafting; it has no recipe, and is for what looks at none."""
         if steps not in self._settings:
             bench = self._bench
-            workload = workload_at(bench, prompts_for_steps(steps), self._concurrency, short=True)
+            workload = workload_at(bench, prompts_for_steps(steps), self._concurrency)
             nothing: Any = None
             self._settings[steps] = Setting(
                 nothing, workload, bench.model, bench.hardware, bench.stack, bench.calibration, bench.seed

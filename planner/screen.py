@@ -109,7 +109,7 @@ def usable(outcome: Outcome) -> bool:
 
 def lawful(bench: Bench, recipe: Recipe, concurrency: int) -> str | None:
     """The first hard law a recipe breaks, or None."""
-    workload = workload_for(bench, recipe, concurrency, short=True)
+    workload = workload_for(bench, recipe, concurrency)
     for violation in violations(recipe, bench.model, bench.hardware, workload, bench.stack.version):
         if violation.severity == "hard":
             return violation.rule

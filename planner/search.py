@@ -65,8 +65,6 @@ class Search:
         self.journals_set_aside = 0
         keep = storage if shared is None else None
         self._kept = None if keep is None else self._journal(keep)
-        self.ruled_out_by_bound = 0
-        """Recipes that were not simulated because nothing they could give would be chosen or on the front."""
 
     def _journal(self, path: Path) -> JournalStorage:
         """The journal at `path`; one that cannot be read is renamed and a new one begun.
@@ -142,7 +140,6 @@ class Search:
             moves -= len(batch)
             found |= {c.recipe.digest: c for c in batch}
             self._simulate(study, climb, batch, on_trial)
-        self.ruled_out_by_bound += climb.ruled_out
         self._sample(study, concurrency, budget // 3 + moves, found, on_trial)
         self._keep(study)
         return found

@@ -67,7 +67,7 @@ def bench_for(request: SizeRequest, platform: str) -> Bench:
 
 def setting_at(bench: Bench, recipe: Recipe, concurrency: int = 1) -> Setting:
     """A bench with one recipe; prompts as the public harness chooses them."""
-    return setting_for(bench, recipe, concurrency, short=False)
+    return setting_for(bench, recipe, concurrency)
 
 
 def duration_s(goal: Goal, demand: Demand) -> float:

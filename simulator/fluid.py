@@ -36,6 +36,8 @@ class FluidEstimate:
     requests_per_s: float
     running: float
     """Sequences that decode at a time, over all ranks."""
+    in_service: float
+    """Requests that decode, prefill or travel; the rest of those in flight wait."""
 
     @property
     def tokens_per_s_per_user(self) -> float:
@@ -74,8 +76,8 @@ def disaggregated(
     extra_s: float,
     cap: float,
     stamp: int = ls.SOURCE_STAMP,
-) -> tuple[float, float, float]:
-    """Request rate, decode step time and time to first token of a prefill and a decode role.
+) -> tuple[float, float, float, float]:
+    """Request rate, decode step time, time to first token and that without a queue, of two roles.
 
     Args:
         classes: role constants and tables.
@@ -109,7 +111,7 @@ def disaggregated(
             low = middle
     rate = min(_decode_rate(classes, d, low, ranks, iters, context), prefill_rate)
     step = _decode_step(classes, d, low / ranks, context)
-    return rate, step, max(load / rate - iters * step, latency)
+    return rate, step, max(load / rate - iters * step, latency), latency
 
 
 @njit(cache=True)
@@ -123,7 +125,7 @@ def aggregated(
     extra_s: float,
     cap: float,
     stamp: int = ls.SOURCE_STAMP,
-) -> tuple[float, float, float]:
+) -> tuple[float, float, float, float]:
     """The same for workers that prefill and decode in turn; decode waits while any rank prefills."""
     context = isl + osl / 2
     dp = float(classes.i[c, ls.DP])
@@ -146,7 +148,8 @@ def aggregated(
             high = middle
         else:
             low = middle
-    return rate, wall, max(load / rate - iters * wall, extra_s + stall_s * busy)
+    latency = extra_s + stall_s * busy
+    return rate, wall, max(load / rate - iters * wall, latency), latency
 
 
 class Load(NamedTuple):
@@ -194,15 +197,16 @@ def estimate_pair(classes: Any, p: int, d: int, cap: float, load: Load, num_gpus
     c, isl, osl, iters = load.concurrency, load.isl, load.osl, load.iters
     if p != d:
         extra = load.extra_s + load.transfer_s
-        rate, step, ttft = disaggregated(classes, p, d, c, isl, osl, iters, extra, cap)
+        rate, step, ttft, latency = disaggregated(classes, p, d, c, isl, osl, iters, extra, cap)
     else:
-        rate, step, ttft = aggregated(classes, d, c, isl, osl, iters, load.extra_s, cap)
+        rate, step, ttft, latency = aggregated(classes, d, c, isl, osl, iters, load.extra_s, cap)
     return FluidEstimate(
         total_tokens_per_s_per_gpu=rate * (isl + osl) / num_gpus,
         tpot_s=step / load.length,
         ttft_s=ttft,
         requests_per_s=rate,
         running=rate * iters * step,
+        in_service=min(rate * (iters * step + latency), c),
     )
 
 

@@ -9,12 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
+
 from search_spaces.errors import Infeasible
 from search_spaces.hardware import Hardware
 from search_spaces.model import BYTES_BF16, BYTES_FP8, BYTES_FP8_BLOCK, BYTES_FP32, BYTES_MXFP4, ModelSpec
 from search_spaces.recipe import A2A_BACKENDS, EngineGroup
 from search_spaces.stack import StackVersion
 from search_spaces.units import BYTES_PER_GIB, gb
+
+Counts = int | NDArray[np.int64]
+"""Tokens of one request, or of each of many."""
 
 PAGE_TOKENS = 256
 """Tokens per full-pool page; the engine forces it for this model family."""
@@ -226,13 +232,15 @@ def memory_budget(
     )
 
 
-def swa_tail_tokens(context: int, window: int = 128) -> int:
+def swa_tail_tokens(context: Counts, window: int = 128) -> Counts:
     """Window-pool tokens held by a request of `context` tokens (129..383, page-aligned start)."""
-    return context - PAGE_TOKENS * (max(0, context - window) // PAGE_TOKENS)
+    return context - PAGE_TOKENS * (np.maximum(0, context - window) // PAGE_TOKENS)
 
 
-def transfer_bytes(model: ModelSpec, prompt_tokens: int, group: EngineGroup, tokens_before: int = 0) -> float:
-    """Bytes a prefill rank ships for one prompt: compressed KV, window pages, compressor state.
+def transfer_bytes(
+    model: ModelSpec, prompt_tokens: Counts, group: EngineGroup, tokens_before: Counts = 0
+) -> NDArray[np.float64]:
+    """Bytes a prefill rank ships for one prompt or many: compressed KV, window pages, compressor state.
 
     `tokens_before` have travelled with earlier chunks, whole pages of compressed KV only.
     """
@@ -241,12 +249,10 @@ def transfer_bytes(model: ModelSpec, prompt_tokens: int, group: EngineGroup, tok
     window_pages = -(-swa_tail_tokens(prompt_tokens) // PAGE_TOKENS)
     ring = 16 if group.mtp else 8
     window = window_pages * (149_760 * model.num_layers + ring * C4_STATE_ROW_BYTES * model.num_c4_layers)
-    state = 0.0
-    if prompt_tokens % 128:
-        state = (
-            C128_ONLINE_STATE_BYTES if group.online_compress else C128_STATE_ROW_BYTES * 128
-        ) * model.num_c128_layers
-    return float(long_lived + window + state)
+    row = C128_ONLINE_STATE_BYTES if group.online_compress else C128_STATE_ROW_BYTES * 128
+    state = np.where(np.asarray(prompt_tokens) % 128 > 0, row * model.num_c128_layers, 0)
+    found: NDArray[np.float64] = np.asarray(long_lived + window + state, dtype=float)
+    return found
 
 
 PLAIN_BUCKETS = (1, 2, 4, 8, 12, *range(16, 257, 8), *range(272, 513, 16), *range(544, 4097, 32))

@@ -46,9 +46,8 @@ def serving_metrics(
     }
     for name, values in (("ttft", ttft), ("tpot", tpot), ("e2e", e2e)):
         found[f"mean_{name}_ms"] = float(values.mean()) * MS_PER_S
-        found[f"median_{name}_ms"] = float(np.median(values)) * MS_PER_S
-        for percentile in (90, 99):
-            found[f"p{percentile}_{name}_ms"] = float(np.percentile(values, percentile)) * MS_PER_S
+        for label, value in zip(("median", "p90", "p99"), np.percentile(values, (50, 90, 99)), strict=True):
+            found[f"{label}_{name}_ms"] = float(value) * MS_PER_S
     found["tokens_per_s_per_user"] = (
         MS_PER_S / found["median_tpot_ms"] if found["median_tpot_ms"] > 0 else 0.0
     )

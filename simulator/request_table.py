@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from simulator import loop_state as ls
 from simulator.acceptance import decode_iterations
-from simulator.memory import PAGE_TOKENS, transfer_bytes
+from simulator.memory import PAGE_TOKENS, swa_tail_tokens, transfer_bytes
 from simulator.rng import stream
 from simulator.traffic import Traffic
 
@@ -35,8 +35,7 @@ def request_table(setting: Setting, drawn: Traffic) -> ls.Requests:
     ints[:, ls.FOLLOW] = drawn.follow
     if drawn.tree is not None:
         ints[:, ls.PROMPT], ints[:, ls.ANSWER] = drawn.tree.prompt, drawn.tree.answer
-    tail = isl - PAGE_TOKENS * (np.maximum(0, isl - 128) // PAGE_TOKENS)
-    swa = np.ceil(tail / PAGE_TOKENS) * PAGE_TOKENS
+    swa = np.ceil(swa_tail_tokens(isl) / PAGE_TOKENS) * PAGE_TOKENS
     if not setting.stack.has("swa_tail_prealloc") and setting.recipe.is_disaggregated:
         swa = np.ceil(isl / PAGE_TOKENS) * PAGE_TOKENS
     transfer = np.zeros(count)
@@ -55,13 +54,10 @@ def _transfer_seconds(setting: Setting, isl: NDArray[np.int64]) -> NDArray[np.fl
     """Hand-over of a prompt's last chunk; the chunks before it travelled while later ones computed."""
     prefill, hw = setting.recipe.prefill, setting.hardware
     assert prefill is not None and setting.model is not None and hw is not None
-    values, inverse = np.unique(isl, return_inverse=True)
-    before = (values - 1) // prefill.chunk_tokens_per_rank * prefill.chunk_tokens_per_rank
-    size = np.array(
-        [transfer_bytes(setting.model, int(v), prefill, int(b)) for v, b in zip(values, before, strict=True)]
-    )
+    before = (isl - 1) // prefill.chunk_tokens_per_rank * prefill.chunk_tokens_per_rank
+    size = transfer_bytes(setting.model, isl, prefill, before)
     one_domain = setting.recipe.num_gpus <= hw.nvlink_domain_gpus and hw.nvlink_domain_gpus > hw.gpus_per_node
     link = hw.nvlink_bytes_per_s if one_domain else hw.nic_bytes_per_s
     seconds = setting.calibration.transfer_latency_s + size / (link * setting.calibration.transfer_efficiency)
-    found: NDArray[np.float64] = seconds[inverse] * setting.relief.transfer_time
+    found: NDArray[np.float64] = seconds * setting.relief.transfer_time
     return found

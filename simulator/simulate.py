@@ -225,9 +225,10 @@ def _breakdown(setting: Setting, roles: list[RoleUse]) -> dict[str, dict[str, di
     return found
 
 
-def limit_of(done: Run) -> str:
-    """What holds a run back, as occupancy shows it."""
-    return _saturated([_role_use(done, index) for index in range(len(done.roles))], _stages(done))
+def verdict(done: Run) -> tuple[str, list[str]]:
+    """What holds a run back, as occupancy shows it, and what would go wrong on the engine."""
+    roles = [_role_use(done, index) for index in range(len(done.roles))]
+    return _saturated(roles, _stages(done)), _warnings(done, roles)
 
 
 def budgets(done: Run) -> dict[str, MemoryBudget]:

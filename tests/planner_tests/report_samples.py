@@ -127,7 +127,6 @@ def sample_plan() -> PlanResult:
         "considered": 10,
         "pruned_by_rule": {"memory": 3},
         "screened_by_fluid_model": 7,
-        "ruled_out_by_bound": 1,
         "simulations": 7,
     }
     return PlanResult(

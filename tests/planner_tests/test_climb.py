@@ -1,4 +1,4 @@
-"""Steps of the local search, and that bounds save simulations without changing what is found."""
+"""Steps of the local search, and the screening before it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import random
 
 import pytest
 
-import planner.climb
 from planner.climb import Climb
 from planner.evaluate import Evaluator, Outcome, setting_for
 from planner.moves import neighbours
@@ -27,29 +26,6 @@ LOAD = 512
 
 def search_of(evaluator):
     return Search(evaluator.bench, [SPACE], [], 24, evaluator, None, Slo(), "balanced")
-
-
-def explored(monkeypatch, worth_a_bound):
-    """Best objective, front and simulations of a search of the small space."""
-    monkeypatch.setattr(planner.climb, "WORTH_A_BOUND", worth_a_bound)
-    evaluator = Evaluator(bench_of(request()), None, 1)
-    search = search_of(evaluator)
-    search.start_screening([LOAD], 2)
-    found = search.run(LOAD, 60, lambda: None)
-    rates = []
-    best = 0.0
-    for recipe, _, outcome in evaluator.map([(c.recipe, LOAD, True) for c in found.values()]):
-        rates.append((outcome.throughput, outcome.interactivity))
-        best = max(best, outcome.throughput**2 * recipe.num_gpus)
-    evaluator.close()
-    front = {a for a in rates if not any(b != a and b[0] >= a[0] and b[1] >= a[1] for b in rates)}
-    return best, front, search.ruled_out_by_bound
-
-
-def test_bounds_rule_out_recipes_and_change_neither_the_best_nor_the_front(monkeypatch):
-    with_bounds, without = explored(monkeypatch, 0), explored(monkeypatch, 10**9)
-    assert with_bounds[:2] == without[:2]
-    assert with_bounds[2] > 0 and without[2] == 0
 
 
 def test_neighbours_differ_in_one_knob_that_holds():
@@ -74,7 +50,7 @@ def test_recipes_that_the_loop_cannot_tell_apart_are_simulated_once():
         found = lawful_candidate(bench, space, one, LOAD, 24, Tally())
         assert found is not None
         recipe = found.recipe
-        prints.append((recipe.digest, fingerprint(setting_for(bench, recipe, LOAD, True))))
+        prints.append((recipe.digest, fingerprint(setting_for(bench, recipe, LOAD))))
     assert prints[0][0] != prints[1][0] and prints[0][1] == prints[1][1] != prints[2][1]
 
 
@@ -101,7 +77,7 @@ def test_screening_estimates_each_layout_as_if_it_were_alone(load):
             candidate = lawful_candidate(bench, space, point, load, 12, Tally())
             if candidate is not None:
                 try:
-                    guess = estimate(setting_for(bench, candidate.recipe, load, True))
+                    guess = estimate(setting_for(bench, candidate.recipe, load))
                 except Infeasible:
                     continue
                 alone.append((guess.total_tokens_per_s_per_gpu, candidate.recipe.digest))

@@ -41,16 +41,12 @@ def test_cost_is_price_over_throughput(found):
 
 
 def test_points_are_what_simulation_gives(found):
-    from planner.evaluate import workload_for
     from planner.sizing_screen import setting_at
 
     point = found.fronts[0].points[0]
     bench = compare_bench(found.request, "b200")
     setting = setting_at(bench, point.recipe, point.concurrency)
-    short = workload_for(bench, point.recipe, point.concurrency, short=True)
-    from dataclasses import replace
-
-    metrics = predict(replace(setting, workload=short)).metrics
+    metrics = predict(setting).metrics
     assert metrics["total_tokens_per_s_per_gpu"] == point.total_tokens_per_s_per_gpu
 
 

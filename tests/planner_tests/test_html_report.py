@@ -137,7 +137,7 @@ def test_memory_parts_of_every_role_make_up_the_gpu():
 
 
 def test_a_platform_that_the_catalog_lacks_is_missing_data():
-    setting = setting_for(bench_of(REQUEST), PLAIN, 2, short=True)
+    setting = setting_for(bench_of(REQUEST), PLAIN, 2)
     prediction = sample_report().cases[0].prediction
     with pytest.raises(MissingData, match="add them to the catalog"):
         prediction_report(replace(setting, hardware=None), prediction, "")
