@@ -25,7 +25,7 @@ def main() -> None:
     bench, spaces = bench_of(REQUEST), spaces_of(REQUEST)
     screen(bench, spaces, 24, Slo(), "balanced", 64, 4)  # compiles and builds cost tables
     begun = time.perf_counter()
-    kept, tally = screen(bench, spaces, REQUEST.num_gpus, Slo(), "balanced", 1024, 24)
+    kept, tally, *_ = screen(bench, spaces, REQUEST.num_gpus, Slo(), "balanced", 1024, 24)
     screen_s = (time.perf_counter() - begun) / tally.screened
     evaluate(bench, kept[0].recipe, 64, True)
     begun = time.perf_counter()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Hashable
+from math import log
 from typing import TYPE_CHECKING
 
 from planner.evaluate import Outcome, setting_for
-from planner.moves import neighbours
-from planner.screen import Candidate, meets, objective_value, usable
+from planner.moves import Move, neighbours
+from planner.screen import Candidate, Tally, lawful_candidate, meets, objective_value, usable
 from search_spaces.errors import Infeasible
 from search_spaces.space_points import Site
 from simulator.world import fingerprint
@@ -23,20 +25,26 @@ BEST_EVERY = 3
 class Climb:
     """Proposes neighbours of the best recipe and of the front, in turn; forgets what changes nothing.
 
-    A neighbour that the loop cannot tell from a recipe already simulated is passed over.
+    A neighbour that the loop cannot tell from a recipe already simulated is passed over. What a move gave
+    from one recipe is a guess of what it gives from others: moves that helped go first, then untried ones.
     """
 
-    def __init__(self, search: Search, concurrency: int) -> None:
-        """Args: the search whose spaces, laws and objective hold, and the load."""
-        self._search, self.concurrency = search, concurrency
+    def __init__(self, search: Search, concurrency: int, tally: Tally) -> None:
+        """Args: the search whose spaces, laws and objective hold, the load, and what counts proposals."""
+        self._search, self.concurrency, self._tally = search, concurrency, tally
         self._site = Site(search.bench.model, search.bench.hardware, search.bench.workload.at(concurrency))
         self._spaces = {space.name: space for space in search.spaces}
         self._rng = random.Random(f"{search.seed} {concurrency}")
         self._bar: Outcome | None = None
         self._best = 0.0
         self._good: list[tuple[float, float, float, Candidate]] = []
+        self._rates: dict[str, tuple[float, float]] = {}
         self._seen: set[Hashable] = set()
-        self._open: dict[str, list[Candidate]] = {}
+        self._open: dict[str, list[Move]] = {}
+        self._made: dict[str, tuple[Hashable, float]] = {}
+        """Digest of what was proposed to the move that led there, and where from."""
+        self._gave: defaultdict[Hashable, list[float]] = defaultdict(list)
+        """Move to natural logarithms of what it changed the worth of a recipe by."""
         self._turn = 0
 
     def learn(self, candidate: Candidate, outcome: Outcome) -> None:
@@ -49,6 +57,9 @@ class Climb:
         if not usable(outcome) or not meets(search.slo, outcome.metrics):
             return
         rates = outcome.throughput, outcome.interactivity
+        if candidate.recipe.digest in self._made:
+            move, before = self._made[candidate.recipe.digest]
+            self._gave[move].append(log(rates[0] * rates[1]) - before)
         value = objective_value(outcome, candidate.recipe, search.objective)
         public = candidate.origin == "public" and self.concurrency in candidate.recipe.concurrencies
         if public and (self._bar is None or value > self._best):
@@ -56,11 +67,17 @@ class Climb:
         if self._eligible(rates):
             self._best = max(self._best, value)
         self._good.append((value, *rates, candidate))
+        self._rates[candidate.recipe.digest] = rates
 
     def _eligible(self, rates: tuple[float, float]) -> bool:
         """Whether it is not worse than the public recipe of this load."""
         bar = self._bar
         return bar is None or (rates[0] >= bar.throughput and rates[1] >= bar.interactivity)
+
+    @property
+    def front(self) -> list[tuple[float, float]]:
+        """Rates per GPU and per user of all that runs and keeps the limits."""
+        return [row[1:3] for row in self._good]
 
     def next_batch(self, count: int) -> list[Candidate]:
         """Up to `count` neighbours to simulate; none when all roots are exhausted."""
@@ -93,14 +110,23 @@ class Climb:
         digest, search = root.recipe.digest, self._search
         space = self._spaces[root.space]
         if digest not in self._open:
-            points = neighbours(space, root.point, self._site, self._rng)
-            self._open[digest] = [Candidate(root.recipe, "search", point, root.space) for point in points]
+            self._open[digest] = neighbours(space, root.point, self._site, self._rng)
         queue = self._open[digest]
+        queue.sort(key=self._promise)
         while queue:
-            candidate = search.candidate(space, queue.pop().point, self.concurrency)
+            move = queue.pop()
+            candidate = lawful_candidate(
+                search.bench, space, move.point, self.concurrency, search.num_gpus, self._tally
+            )
             if candidate is not None and self._worth(candidate):
+                rates = self._rates[digest]
+                self._made[candidate.recipe.digest] = ((move.knob, move.choice), log(rates[0] * rates[1]))
                 return candidate
         return None
+
+    def _promise(self, move: Move) -> float:
+        gave = self._gave.get((move.knob, move.choice))
+        return sum(gave) / len(gave) if gave else 0.0
 
     def _worth(self, candidate: Candidate) -> bool:
         search = self._search

@@ -165,11 +165,10 @@ def _screened(task: _Task) -> list[_Guess]:
     spaces = load_spaces(bench.hardware.name, bench.model.name)
     if not request.mtp:
         spaces = tuple(s.model_copy(update={"mtp_steps": (0,)}) for s in spaces)
-    kept, _ = screen(
-        bench, spaces, request.num_gpus, request.slo, "balanced", task.concurrency, 2 * request.members
-    )
+    count = 2 * request.members
+    screened = screen(bench, spaces, request.num_gpus, request.slo, "balanced", task.concurrency, count)
     found = []
-    for candidate in kept:
+    for candidate in screened.kept:
         guess = estimate(setting_at(bench, candidate.recipe, task.concurrency))
         rates = guess.total_tokens_per_s_per_gpu, guess.tokens_per_s_per_user
         found.append(_Guess(candidate.recipe, task.concurrency, *rates))

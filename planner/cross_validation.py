@@ -16,7 +16,8 @@ from planner.folds import grouped_folds, platform_folds, siblings
 from planner.held_out import CrossValidation, FoldFit, HeldOut
 from planner.linear_fit import LinearFit, host_of, linearise, parameter_name
 from planner.refit import Refit, refit
-from planner.simulation_cache import Metrics, SimulationCache, source_digest
+from planner.simulation_cache import Metrics, SimulationCache
+from planner.source_digest import source_digest
 from planner.validation import lane_of
 from search_spaces import catalog_loader
 from search_spaces.errors import MissingData

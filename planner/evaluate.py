@@ -39,7 +39,9 @@ class Bench:
 
     def digest(self) -> str:
         """Hash of everything a prediction depends on besides recipe and concurrency."""
-        text = "".join(
+        from planner.source_digest import source_digest
+
+        text = source_digest() + "".join(
             part.model_dump_json() for part in (self.model, self.hardware, self.stack, self.workload.at(1))
         )
         return hashlib.sha256(f"{text}{self.calibration.digest}{self.seed}".encode()).hexdigest()[:16]
@@ -151,6 +153,7 @@ class Evaluator:
         self._digest = bench.digest()
         self._known: dict[str, Outcome] = {}
         self.simulated = 0
+        self._lock = threading.Lock()
         self.damaged_lines = 0
         if cache is not None and cache.exists():
             self._load(cache)
@@ -196,7 +199,8 @@ class Evaluator:
         key = self.key(recipe, concurrency, short)
         if key not in self._known:
             self._known[key] = outcome
-            self.simulated += 1
+            with self._lock:
+                self.simulated += 1
             self._append(key, outcome)
         return outcome
 
@@ -210,8 +214,9 @@ class Evaluator:
             "warnings": list(outcome.warnings),
             "infeasible": outcome.infeasible,
         }
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        with self._lock:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
 
     def map(self, tasks: Sequence[tuple[Recipe, int, bool]]) -> Iterator[tuple[Recipe, int, Outcome]]:
         """Outcomes of many tasks, in their order."""

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from search_spaces.space import SearchSpace, knob_name
 from search_spaces.space_points import Site, active_case, load_values, shape_values
 
 
-def neighbours(
-    space: SearchSpace, point: Mapping[str, Any], site: Site, rng: random.Random
-) -> list[dict[str, Any]]:
+class Move(NamedTuple):
+    """One knob set to another choice, and the point that gives."""
+
+    knob: str
+    choice: Any
+    point: dict[str, Any]
+
+
+def neighbours(space: SearchSpace, point: Mapping[str, Any], site: Site, rng: random.Random) -> list[Move]:
     """Points that differ in one knob by one place of its choices, in random order.
 
     Knobs that do not hold at the point's layout are left alone: another value means the same recipe.
     """
-    found: list[dict[str, Any]] = []
+    found: list[Move] = []
     for knob, choices in _moving(space, point, site):
         at = choices.index(point[knob]) if point.get(knob) in choices else 0
-        found += [dict(point) | {knob: choices[i]} for i in (at - 1, at + 1) if 0 <= i < len(choices)]
+        for choice in (choices[i] for i in (at - 1, at + 1) if 0 <= i < len(choices)):
+            found.append(Move(knob, choice, dict(point) | {knob: choice}))
     rng.shuffle(found)
     return found
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from planner.cluster import cluster_executor
@@ -25,12 +27,16 @@ from simulator.calibration import load_calibration
 
 DEFAULT_CONCURRENCIES = (1, 4, 16, 64, 256, 1024, 4096)
 """Loads to plan for where no public recipe says which matter."""
-FINALISTS = 3
+FINALISTS = 2
 """Recipes per load and round that are simulated in full."""
-OTHER_TOPOLOGIES = 2
+OTHER_TOPOLOGIES = 4
 """Besides, the best of so many topologies that are not among them."""
 ROUNDS = 4
 """Rounds of finalists while none is as good as the public recipe on both axes."""
+
+
+Points = dict[tuple[str, int], EvaluatedPoint]
+"""What was simulated, by recipe digest and load; the most exact run of each."""
 
 
 def bench_of(request: PlanRequest) -> Bench:
@@ -108,40 +114,42 @@ def plan(
         request.seed,
         shared,
     )
-    total = len(loads) * (request.keep + request.trials) + len(loads)
-    done = [0]
+    total = len(loads) * (request.keep + request.trials)
+    done, lock = [0], threading.Lock()
 
     def step() -> None:
-        done[0] += 1
-        if on_step is not None:
-            on_step("search", min(done[0], total), total)
+        with lock:
+            done[0] += 1
+            if on_step is not None:
+                on_step("search", min(done[0], total), total)
 
+    def explored(load: int) -> tuple[Chosen | str, Points]:
+        points: Points = {}
+        found = search.run(load, request.trials, step)
+        return _choose(request, search, load, found, points), points
+
+    # Loads side by side keep the processes busy while one of them thinks; a shared study is one queue.
+    threads = ThreadPoolExecutor(1 if shared is not None else evaluator.workers + 1)
     try:
         search.start_screening(loads, request.keep)
-        found = {load: search.run(load, request.trials, step) for load in loads}
-        return _conclude(request, search, loads, found, on_step)
+        return _conclude(request, search, dict(zip(loads, threads.map(explored, loads), strict=True)))
     finally:
         evaluator.close()
+        threads.shutdown(cancel_futures=True)
 
 
 def _conclude(
-    request: PlanRequest,
-    search: Search,
-    loads: Sequence[int],
-    found: dict[int, dict[str, Candidate]],
-    on_step: Callable[[str, int, int], None] | None,
+    request: PlanRequest, search: Search, explored: Mapping[int, tuple[Chosen | str, Points]]
 ) -> PlanResult:
     chosen: dict[int, Chosen] = {}
     skipped: dict[int, str] = {}
-    points: dict[tuple[str, int], EvaluatedPoint] = {}
-    for index, load in enumerate(loads):
-        result = _choose(request, search, load, found[load], points)
+    points: Points = {}
+    for load, (result, seen) in explored.items():
+        points |= seen
         if isinstance(result, str):
             skipped[load] = result
         else:
             chosen[load] = result
-        if on_step is not None:
-            on_step("full simulations", index + 1, len(loads))
     if not chosen:
         raise Infeasible(
             "no recipe meets the SLO at any concurrency; nearest: "
@@ -170,7 +178,7 @@ def _choose(
     search: Search,
     load: int,
     found: dict[str, Candidate],
-    points: dict[tuple[str, int], EvaluatedPoint],
+    points: Points,
 ) -> Chosen | str:
     """The best recipe at a load: not worse than the public one on either axis, best by objective."""
     evaluator = search.evaluator
@@ -245,7 +253,7 @@ def _eligible(
     search: Search,
     load: int,
     found: dict[str, Candidate],
-    points: dict[tuple[str, int], EvaluatedPoint],
+    points: Points,
 ) -> tuple[list[tuple[float, Candidate]], str]:
     """Objective and candidate of what runs and meets the SLO in short runs, and the nearest miss."""
     short = list(search.evaluator.map([(c.recipe, load, True) for c in found.values()]))

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from pydantic import ValidationError
 
+from planner.corrected import Layouts
 from planner.evaluate import Bench, Outcome, workload_for
 from planner.role_sides import Side, Sides
 from search_spaces.laws import pair_violations, violations
 from search_spaces.recipe import Mtp, Recipe
-from search_spaces.space import SearchSpace
+from search_spaces.space import SearchSpace, plan_width
 from search_spaces.space_points import deployment_at, gpus, named, recipe_at, topologies
 from search_spaces.units import MS_PER_S
 from search_spaces.workload import Slo
@@ -30,10 +32,6 @@ class Candidate:
     origin: str
     point: dict[str, Any] = field(default_factory=dict)
     space: str = ""
-
-
-_Row = tuple[float, float, float, SearchSpace, dict[str, Any]]
-"""Objective, rate per GPU and per user, space and point of a layout."""
 
 
 @dataclass
@@ -57,6 +55,18 @@ class Tally:
             "pruned_by_rule": dict(sorted(self.pruned.items())),
             "screened_by_fluid_model": self.screened,
         }
+
+
+class Screening(NamedTuple):
+    """What screening one load leaves."""
+
+    kept: list[Candidate]
+    """The best by objective, then the front."""
+    tally: Tally
+    layouts: Layouts
+    """All that can run, whichever are kept."""
+    rows: list[int]
+    """Of `kept` among the layouts."""
 
 
 def objective_value(outcome: Outcome, recipe: Recipe, objective: str) -> float:
@@ -117,7 +127,7 @@ def lawful(bench: Bench, recipe: Recipe, concurrency: int) -> str | None:
 
 
 def lawful_candidate(
-    bench: Bench, space: SearchSpace, point: dict[str, Any], concurrency: int, num_gpus: int, tally: Tally
+    bench: Bench, space: SearchSpace, point: Mapping[str, Any], concurrency: int, num_gpus: int, tally: Tally
 ) -> Candidate | None:
     """The valid, named recipe of a point, or None with the rule counted."""
     found = _candidate(bench, space, point, concurrency, num_gpus, tally)
@@ -125,7 +135,7 @@ def lawful_candidate(
 
 
 def _candidate(
-    bench: Bench, space: SearchSpace, point: dict[str, Any], concurrency: int, num_gpus: int, tally: Tally
+    bench: Bench, space: SearchSpace, point: Mapping[str, Any], concurrency: int, num_gpus: int, tally: Tally
 ) -> Candidate | None:
     tally.considered += 1
     if gpus(space, point) > num_gpus:
@@ -140,7 +150,7 @@ def _candidate(
     if broken is not None:
         tally.pruned[broken] += 1
         return None
-    return Candidate(recipe, "search", point, space.name)
+    return Candidate(recipe, "search", dict(point), space.name)
 
 
 def screen(
@@ -151,48 +161,71 @@ def screen(
     objective: str,
     concurrency: int,
     keep: int,
-) -> tuple[list[Candidate], Tally]:
+) -> Screening:
     """Fluid estimates of every layout; the best by objective and the Pareto front are kept, half each.
 
     A longer front is kept at even distances, both ends included: its shape is what the search starts from.
     """
     tally = Tally()
-    ranked: list[_Row] = []
-    for space in spaces:
-        for point, guess in _estimates(bench, space, num_gpus, concurrency, tally):
+    values: list[float] = []
+    rates: list[tuple[float, float]] = []
+    features: list[tuple[float, ...]] = []
+    where: list[tuple[int, int]] = []
+    for number, space in enumerate(spaces):
+        points = topologies(space, num_gpus)
+        for index, guess in _estimates(bench, space, points, concurrency, tally):
             metrics = _as_metrics(guess)
-            value = objective_of(metrics, gpus(space, point), objective)
-            value /= 1 + 10 * sum(slo_misses(slo, metrics).values())
-            ranked.append(
-                (value, guess.total_tokens_per_s_per_gpu, guess.tokens_per_s_per_user, space, point)
-            )
-    ranked.sort(key=lambda row: -row[0])
-    front = _front(ranked)
+            value = objective_of(metrics, gpus(space, points[index]), objective)
+            values.append(value / (1 + 10 * sum(slo_misses(slo, metrics).values())))
+            rates.append((guess.total_tokens_per_s_per_gpu, guess.tokens_per_s_per_user))
+            features.append((float(number), *_features(space, points[index], guess, concurrency)))
+            where.append((number, index))
+    best = sorted(range(len(values)), key=lambda row: -values[row])
+    front = _front(best, rates)
     if len(front) > keep // 2:
         last = len(front) - 1
         front = [front[round(i * last / max(keep // 2 - 1, 1))] for i in range(keep // 2)]
-    best = ranked[: keep - len(front)]
-    kept = [_candidate_at(bench, space, point, concurrency) for _, _, _, space, point in (*best, *front)]
-    return list({candidate.recipe.digest: candidate for candidate in kept}.values()), tally
+    rows = list(dict.fromkeys((*best[: keep - len(front)], *front)))
+    kept = [layout_at(bench, spaces[n], num_gpus, i, concurrency) for n, i in (where[row] for row in rows)]
+    layouts = Layouts(
+        np.log(np.array(rates).reshape(-1, 2)),
+        np.log(np.array(values)),
+        np.array(features),
+        np.array(where, dtype=np.int64),
+    )
+    return Screening(kept, tally, layouts, rows)
 
 
-def _candidate_at(bench: Bench, space: SearchSpace, point: dict[str, Any], concurrency: int) -> Candidate:
+def layout_at(bench: Bench, space: SearchSpace, num_gpus: int, index: int, concurrency: int) -> Candidate:
+    """The named recipe of a layout, by its index among the topologies of a space."""
+    point = dict(topologies(space, num_gpus)[index])
     recipe = recipe_at(space, point, bench.model, bench.hardware, bench.workload.at(concurrency))
     return Candidate(named(recipe), "search", point, space.name)
 
 
+def _features(
+    space: SearchSpace, point: Mapping[str, Any], guess: FluidEstimate, concurrency: int
+) -> tuple[float, ...]:
+    """What layouts have in common that err alike in the fluid model: shapes, drafts, and who waits."""
+    first, last = space.roles[0], space.roles[-1]
+    widths = [plan_width(point[f"{role}.plan"]) for role in (first, last)]
+    counts = [int(point[f"{role}.workers"]) for role in (first, last)]
+    served = guess.in_service / concurrency
+    return (*np.log2(widths), *np.log2(counts), float(point["mtp_steps"]), float(np.log2(served)))
+
+
 def _estimates(
-    bench: Bench, space: SearchSpace, num_gpus: int, concurrency: int, tally: Tally
-) -> Iterator[tuple[dict[str, Any], FluidEstimate]]:
-    """Every layout that keeps the laws and has memory, with its estimate."""
+    bench: Bench, space: SearchSpace, points: Sequence[Mapping[str, Any]], concurrency: int, tally: Tally
+) -> Iterator[tuple[int, FluidEstimate]]:
+    """Index and estimate of every layout that keeps the laws and has memory."""
     sides = Sides(bench, space, concurrency)
-    lawful_points: list[tuple[dict[str, Any], list[Side]]] = []
-    for point in topologies(space, num_gpus):
+    lawful_points: list[tuple[int, list[Side]]] = []
+    for index, point in enumerate(points):
         tally.considered += 1
         found = [sides.side(role, point) for role in space.roles]
         rule = _removed(bench, sides, space, point, found)
         if rule is None:
-            lawful_points.append((point, found))
+            lawful_points.append((index, found))
         else:
             tally.pruned[rule] += 1
     if not lawful_points:
@@ -203,19 +236,20 @@ def _estimates(
         for steps in space.mtp_steps
     }
     caps: dict[tuple[int, int], float] = {}
-    for point, found in lawful_points:
+    for index, found in lawful_points:
         tally.screened += 1
+        point = points[index]
         steps, d = point["mtp_steps"], found[-1].index
         if (d, steps) not in caps:
             caps[d, steps] = most_running(classes, d, loads[steps])
         yield (
-            point,
+            index,
             estimate_pair(classes, found[0].index, d, caps[d, steps], loads[steps], gpus(space, point)),
         )
 
 
 def _removed(
-    bench: Bench, sides: Sides, space: SearchSpace, point: dict[str, Any], found: Sequence[Side]
+    bench: Bench, sides: Sides, space: SearchSpace, point: Mapping[str, Any], found: Sequence[Side]
 ) -> str | None:
     """The first rule that removes a layout: a law of a role, of both, or memory."""
     if any(side.group is None for side in found):
@@ -245,11 +279,11 @@ def _as_metrics(guess: FluidEstimate) -> dict[str, float]:
     }
 
 
-def _front(rows: Sequence[_Row]) -> list[_Row]:
+def _front(rows: Sequence[int], rates: Sequence[tuple[float, float]]) -> list[int]:
     """Rows that no other row beats in both throughput and interactivity."""
     found, best = [], -1.0
-    for row in sorted(rows, key=lambda r: (-r[1], -r[2])):
-        if row[2] > best:
+    for row in sorted(rows, key=lambda r: (-rates[r][0], -rates[r][1])):
+        if rates[row][1] > best:
             found.append(row)
-            best = row[2]
+            best = rates[row][1]
     return found

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +21,18 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from planner.climb import Climb
+from planner.corrected import Correction, Layouts
 from planner.evaluate import Bench, Evaluator, Outcome
-from planner.screen import Candidate, Tally, lawful, lawful_candidate, screen, usable
+from planner.screen import (
+    Candidate,
+    Screening,
+    Tally,
+    lawful,
+    lawful_candidate,
+    layout_at,
+    screen,
+    usable,
+)
 from planner.shared_study import SharedStudy
 from search_spaces.recipe import Recipe
 from search_spaces.space import SearchSpace
@@ -34,6 +46,8 @@ BATCH = 8
 """Recipes simulated between looks at what they gave; the same on any number of processes."""
 POPULATION = 16
 """Recipes per generation of the sampler; a budget per load is a few generations."""
+CROSSED = 0.25
+"""Share of the trials that cross the best recipes; the others are new layouts and single steps."""
 
 
 class Search:
@@ -60,8 +74,8 @@ class Search:
         self.bench, self.spaces, self.num_gpus = bench, spaces, num_gpus
         self.public = [r for r in public if r.num_gpus <= num_gpus]
         self.evaluator, self.slo, self.objective, self.seed = evaluator, slo, objective, seed
-        self.tally = Tally()
-        self._screening: dict[int, Future[tuple[list[Candidate], Tally]]] = {}
+        self.tally, self._lock = Tally(), threading.Lock()
+        self._screening: dict[int, Future[Screening]] = {}
         self.journals_set_aside = 0
         keep = storage if shared is None else None
         self._kept = None if keep is None else self._journal(keep)
@@ -81,23 +95,15 @@ class Search:
             self.journals_set_aside += 1
             return JournalStorage(JournalFileBackend(str(path)))
 
-    def candidate(self, space: SearchSpace, point: dict[str, Any], concurrency: int) -> Candidate | None:
-        """The valid, named recipe of a point, or None with the rule counted."""
-        return lawful_candidate(self.bench, space, point, concurrency, self.num_gpus, self.tally)
-
     def study(self, concurrency: int) -> optuna.Study:
-        """A fresh study of one concurrency, in memory while it runs.
+        """A fresh record of one concurrency, in memory while the search runs.
 
-        An earlier one, finished or killed, is replayed rather than continued: the sampler then takes the
+        An earlier one, finished or killed, is replayed rather than continued: the search then takes the
         same decisions as in an uninterrupted run, and every simulation that finished is in the cache.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = optuna.samplers.NSGAIIISampler(seed=self.seed + concurrency, population_size=POPULATION)
         return optuna.create_study(
             study_name=f"{self.evaluator.key(_NO_RECIPE, concurrency, True)}",
             storage=InMemoryStorage(),
-            sampler=sampler,
             directions=["maximize", "maximize"],
         )
 
@@ -108,10 +114,15 @@ class Search:
         """
         if self._kept is None:
             return
+        with self._lock:
+            self._write(study, self._kept)
+
+    @staticmethod
+    def _write(study: optuna.Study, storage: JournalStorage) -> None:
         name = study.study_name
-        if name in optuna.get_all_study_names(self._kept):
-            optuna.delete_study(study_name=name, storage=self._kept)
-        kept = optuna.create_study(study_name=name, storage=self._kept, directions=study.directions)
+        if name in optuna.get_all_study_names(storage):
+            optuna.delete_study(study_name=name, storage=storage)
+        kept = optuna.create_study(study_name=name, storage=storage, directions=study.directions)
         kept.add_trials(study.get_trials(deepcopy=False))
 
     def start_screening(self, concurrencies: Sequence[int], keep: int) -> None:
@@ -122,37 +133,100 @@ class Search:
             )
 
     def run(self, concurrency: int, budget: int, on_trial: Callable[[], None]) -> dict[str, Candidate]:
-        """Explore one concurrency: public recipes, screened ones, steps from the best, then the sampler.
+        """Explore one concurrency: public recipes and screened ones, then layouts, single steps and crosses.
 
-        Returns candidates by recipe digest, all of them simulated at least at short fidelity.
+        Layouts are those that the corrected fluid model deems best, steps and crosses start from the best
+        recipes so far. Returns candidates by recipe digest, all of them simulated at short fidelity.
         """
-        study = self.study(concurrency)
-        screened, tally = self._screening.pop(concurrency).result()
-        self.tally.add(tally)
-        first = [self._located(r, concurrency) for r in self.public_at(concurrency)] + screened
+        study, tally = self.study(concurrency), Tally()
+        screening = self._screening.pop(concurrency).result()
+        tally.add(screening.tally)
+        rows = dict(zip((c.recipe.digest for c in screening.kept), screening.rows, strict=True))
+        first = [self._located(r, concurrency) for r in self.public_at(concurrency)] + screening.kept
         found = {c.recipe.digest: c for c in first}
         if self._shared is not None:
+            self._count(tally)
             return self._run_shared(self._shared, concurrency, budget, found, on_trial)
-        climb = Climb(self, concurrency)
-        self._simulate(study, climb, list(found.values()), on_trial)
-        moves = budget - budget // 3
-        while moves > 0 and (batch := climb.next_batch(min(BATCH, moves))):
-            moves -= len(batch)
-            found |= {c.recipe.digest: c for c in batch}
-            self._simulate(study, climb, batch, on_trial)
-        self._sample(study, concurrency, budget // 3 + moves, found, on_trial)
+        climb, correction = Climb(self, concurrency, tally), Correction(screening.layouts)
+        done: list[tuple[Candidate, Outcome]] = []
+
+        def simulate(batch: Sequence[Candidate]) -> None:
+            """Simulate candidates in short, and tell all that propose."""
+            found.update((c.recipe.digest, c) for c in batch)
+            outcomes = self.evaluator.map([(c.recipe, concurrency, True) for c in batch])
+            for candidate, (_, _, outcome) in zip(batch, outcomes, strict=True):
+                study.add_trial(self._as_trial(candidate, outcome))
+                done.append((candidate, outcome))
+                climb.learn(candidate, outcome)
+                row = rows.get(candidate.recipe.digest)
+                if row is not None:
+                    correction.learn(row, (outcome.throughput, outcome.interactivity), usable(outcome))
+                on_trial()
+
+        simulate(list(found.values()))
+        crosses, left = int(budget * CROSSED), budget
+        while left > crosses:
+            layouts = correction.next_rows(min(BATCH // 2, left), climb.front)
+            batch = [self._layout(screening.layouts, row, concurrency) for row in layouts]
+            rows |= dict(zip((c.recipe.digest for c in batch), layouts, strict=True))
+            batch += climb.next_batch(min(BATCH - BATCH // 2, left - len(batch)))
+            if not batch:
+                break
+            left -= len(batch)
+            simulate(batch)
+        for batch in self._crosses(concurrency, left, done, tally):
+            simulate(batch)
         self._keep(study)
+        self._count(tally)
         return found
 
-    def _simulate(
-        self, study: optuna.Study, climb: Climb, batch: Sequence[Candidate], on_trial: Callable[[], None]
-    ) -> None:
-        """Simulate candidates in short, and tell the study and the local search."""
-        tasks = [(c.recipe, climb.concurrency, True) for c in batch]
-        for candidate, (_, _, outcome) in zip(batch, self.evaluator.map(tasks), strict=True):
-            study.add_trial(self._as_trial(candidate, outcome))
-            climb.learn(candidate, outcome)
-            on_trial()
+    def _layout(self, layouts: Layouts, row: int, concurrency: int) -> Candidate:
+        space, index = layouts.where[row]
+        return layout_at(self.bench, self.spaces[space], self.num_gpus, int(index), concurrency)
+
+    def _count(self, tally: Tally) -> None:
+        """Add up what a load saw; loads are searched side by side."""
+        with self._lock:
+            self.tally.add(tally)
+
+    def _crosses(
+        self, concurrency: int, budget: int, done: Sequence[tuple[Candidate, Outcome]], tally: Tally
+    ) -> Iterator[list[Candidate]]:
+        """Batches bred by NSGA-III from the best recipes of the space that holds most of them.
+
+        The sampler breeds only from trials that it handed out itself, so that it is asked for those first.
+        """
+        ranked = nondominated_first([item for item in done if item[0].point and usable(item[1])])
+        if not ranked or budget < 1:
+            return
+        names = Counter(candidate.space for candidate, _ in ranked[:POPULATION])
+        space = next(s for s in self.spaces if s.name == names.most_common(1)[0][0])
+        parents = [item for item in ranked if item[0].space == space.name][:POPULATION]
+        knobs = space.knobs()
+        distributions: dict[str, Any] = {k: CategoricalDistribution(choices) for k, choices in knobs.items()}
+        with self._lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler = optuna.samplers.NSGAIIISampler(
+                seed=self.seed + concurrency, population_size=len(parents)
+            )
+        study = optuna.create_study(sampler=sampler, directions=["maximize", "maximize"])
+        for parent, outcome in parents:
+            study.enqueue_trial({k: parent.point[k] for k in knobs if k in parent.point})
+            study.tell(study.ask(distributions), [outcome.throughput, outcome.interactivity])
+        while budget > 0:
+            asked = [study.ask(distributions) for _ in range(min(BATCH, budget))]
+            budget -= len(asked)
+            bred = [
+                (trial, lawful_candidate(self.bench, space, trial.params, concurrency, self.num_gpus, tally))
+                for trial in asked
+            ]
+            yield [candidate for _, candidate in bred if candidate is not None]
+            outcomes = {candidate.recipe.digest: outcome for candidate, outcome in done}
+            for trial, child in bred:
+                if child is not None and usable(gave := outcomes[child.recipe.digest]):
+                    study.tell(trial, [gave.throughput, gave.interactivity])
+                else:
+                    study.tell(trial, state=TrialState.PRUNED)
 
     def _run_shared(
         self,
@@ -208,35 +282,6 @@ class Search:
             if wanted & set(r.concurrencies) and lawful(self.bench, r, concurrency) is None
         ]
 
-    def _sample(
-        self,
-        study: optuna.Study,
-        concurrency: int,
-        budget: int,
-        found: dict[str, Candidate],
-        on_trial: Callable[[], None],
-    ) -> None:
-        distributions = self.distributions
-        for begun in range(0, budget, BATCH):
-            asked: list[tuple[optuna.Trial, Candidate]] = []
-            for _ in range(min(BATCH, budget - begun)):
-                trial = study.ask(distributions)
-                candidate = self.decode(trial.params, concurrency)
-                on_trial()
-                if candidate is None:
-                    study.tell(trial, state=TrialState.PRUNED)
-                    continue
-                asked.append((trial, candidate))
-            outcomes = self.evaluator.map([(c.recipe, concurrency, True) for _, c in asked])
-            for (trial, candidate), (_, _, outcome) in zip(asked, outcomes, strict=True):
-                trial.set_user_attr("digest", candidate.recipe.digest)
-                trial.set_user_attr("recipe", candidate.recipe.name)
-                if usable(outcome):
-                    study.tell(trial, [outcome.throughput, outcome.interactivity])
-                    found.setdefault(candidate.recipe.digest, candidate)
-                else:
-                    study.tell(trial, state=TrialState.PRUNED)
-
     @cached_property
     def distributions(self) -> dict[str, Any]:
         """All knobs of all spaces as categoricals, the space itself included."""
@@ -251,7 +296,7 @@ class Search:
         """The recipe of a trial's parameters, or None where a law removes it."""
         space = next(s for s in self.spaces if s.name == params["space"])
         point = {knob: params[f"{space.name}/{knob}"] for knob in space.knobs()}
-        return self.candidate(space, point, concurrency)
+        return lawful_candidate(self.bench, space, point, concurrency, self.num_gpus, self.tally)
 
     def _as_trial(self, candidate: Candidate, outcome: Outcome) -> FrozenTrial:
         params: dict[str, Any] = {}
@@ -278,6 +323,17 @@ class Search:
                 "origin": candidate.origin,
             },
         )
+
+
+def nondominated_first(items: Sequence[tuple[Candidate, Outcome]]) -> list[tuple[Candidate, Outcome]]:
+    """The same items: those that no other beats on both rates, then those that only these beat, and so on."""
+    left, found = list(items), []
+    while left:
+        rates = [(outcome.throughput, outcome.interactivity) for _, outcome in left]
+        best = [not any(t > a and u > b for t, u in rates) for a, b in rates]
+        found += [item for item, first in zip(left, best, strict=True) if first]
+        left = [item for item, first in zip(left, best, strict=True) if not first]
+    return found
 
 
 class _NoRecipe:

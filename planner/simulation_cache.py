@@ -15,9 +15,9 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from pathlib import Path
 
-import simulator
 from planner.calibrate import setting_of
 from planner.evaluate import start_worker
+from planner.source_digest import source_digest
 from search_spaces import catalog_loader
 from search_spaces.errors import BadInput, Infeasible, MissingData
 from search_spaces.records import MeasuredPoint
@@ -31,26 +31,11 @@ KEPT = (
     "mean_tpot_ms", "median_ttft_ms", "mean_ttft_ms", "mean_e2e_ms", "duration_s",
 )  # fmt: skip
 """Metrics that are remembered."""
-DESCRIBING = {"simulate.py", "uncertainty.py", "intervals.py"}
-"""Modules of the simulator that describe a finished run and do not change it."""
 SHARE = 48
 """Settings handed to a worker at once, at most: large enough that sending them costs nothing."""
 
 Metrics = dict[str, float] | None
 """Metrics of a run; None where the recipe cannot run."""
-
-
-@cache
-def source_digest() -> str:
-    """Sixteen hex digits over the code and the kernel times that decide a simulation."""
-    package = Path(str(simulator.__file__)).parent
-    files = [file for file in package.glob("*.py") if file.name not in DESCRIBING]
-    kernels = catalog_loader.catalog_root() / "kernels"
-    files += [Path(str(file)) for file in kernels.iterdir() if file.name.endswith(".npz")]
-    digest = hashlib.sha256()
-    for file in sorted(files, key=lambda f: f.name):
-        digest.update(file.name.encode() + file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 @cache

@@ -94,11 +94,11 @@ def screened(task: ScreenTask) -> list[Screened]:
     spaces = load_spaces(bench.hardware.name, bench.model.name)
     if not task.mtp:
         spaces = tuple(s.model_copy(update={"mtp_steps": (0,)}) for s in spaces)
-    kept, _ = screen(
+    screening = screen(
         bench, spaces, task.num_gpus, goal.screening(), "throughput", task.concurrency, task.keep
     )
     found = []
-    for candidate in kept:
+    for candidate in screening.kept:
         guess = estimate(setting_at(bench, candidate.recipe, task.concurrency))
         e2e_s = guess.ttft_s + guess.tpot_s * max(bench.workload.mean_osl - 1, 0)
         values = {"ttft": guess.ttft_s, "tpot": guess.tpot_s, "e2e": e2e_s}

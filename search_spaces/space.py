@@ -276,6 +276,7 @@ def spaces_in(data: Any, where: str) -> tuple[SearchSpace, ...]:
     return found
 
 
+@cache
 def plan_width(plan: str) -> int:
     """GPUs of one worker of a plan such as `DEP8`."""
     digits = plan.lstrip("ADEPT")

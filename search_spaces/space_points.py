@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from math import ceil
 from typing import Any, NamedTuple
@@ -85,19 +85,22 @@ def value_of(choice: Choice, values: Mapping[str, Any]) -> Any:
     return choice if formula is None else formula.value(values)
 
 
-def topologies(space: SearchSpace, num_gpus: int) -> Iterator[dict[str, Any]]:
+@lru_cache(maxsize=8)
+def topologies(space: SearchSpace, num_gpus: int) -> tuple[Mapping[str, Any], ...]:
     """Choices of layout and drafting that fit `num_gpus`, with the other knobs at their first choice."""
     fixed = {
         knob: choices[0]
         for knob, choices in space.knobs().items()
         if knob != "mtp_steps" and not knob.endswith((".plan", ".workers"))
     }
+    found: list[Mapping[str, Any]] = []
     for steps, layout in shapes(space):
         point: dict[str, Any] = {"mtp_steps": steps}
         for role, (plan, workers) in zip(space.roles, layout, strict=True):
             point |= {f"{role}.plan": plan, f"{role}.workers": workers}
         if gpus(space, point) <= num_gpus:
-            yield {**point, **fixed}
+            found.append({**point, **fixed})
+    return tuple(found)
 
 
 def gpus(space: SearchSpace, point: Mapping[str, Any]) -> int:

@@ -190,12 +190,22 @@ def layer_cost(
 
 
 def head_cost(scn: Scenario, rows: Floats) -> StepCost:
-    """LM head and sampling for `rows` logits per rank."""
-    group, model = scn.group, scn.model
+    """LM head for `rows` logits per rank.
+
+    Where ranks share its weights, each computes a slice of the vocabulary for all their rows, so that hidden
+    states are gathered before it and whole logits after it: with DP attention, those of every rank on every
+    rank, of which each keeps its own. Source: SGLang 0.5.15, `logits_processor`.
+    """
+    group, model, kernels = scn.group, scn.model, scn.kernels
     shards = group.attention_tp if group.dp_lm_head or group.attention_dp == 1 else group.tp
-    gathered = rows if shards == group.attention_tp else rows * group.attention_dp
+    spread = shards > group.attention_tp
+    gathered = rows * group.attention_dp if spread else rows
+    seconds, source = kernels.gemm_s(gathered, model.vocab / shards, model.hidden, bf16=True)
+    seconds = seconds + kernels.allgather_s(gathered * model.vocab * BYTES_BF16, shards)[0]
+    if spread:
+        seconds = seconds + kernels.allgather_s(gathered * model.hidden * BYTES_BF16, shards)[0]
     cost = StepCost()
-    cost.add("head", *scn.kernels.gemm_s(gathered, model.vocab / shards, model.hidden, bf16=True))
+    cost.add("head", seconds, source)
     return cost
 
 

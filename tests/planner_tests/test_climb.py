@@ -32,17 +32,18 @@ def test_neighbours_differ_in_one_knob_that_holds():
     bench = bench_of(request())
     site = Site(bench.model, bench.hardware, bench.workload.at(LOAD))
     space = load_spaces("gb300", bench.model.name)[0]
-    point = next(iter(topologies(space, 24)))
+    point = dict(topologies(space, 24)[0])
     found = neighbours(space, point, site, random.Random(0))
     assert len(found) > 20
-    for other in found:
-        assert sum(other[knob] != point.get(knob) for knob in other) == 1
+    for knob, choice, other in found:
+        assert other[knob] == choice
+        assert sum(other[k] != point.get(k) for k in other) == 1
 
 
 def test_recipes_that_the_loop_cannot_tell_apart_are_simulated_once():
     bench = bench_of(request())
     space = load_spaces("gb300", bench.model.name)[0]
-    point = next(iter(topologies(space, 24)))
+    point = dict(topologies(space, 24)[0])
     alike = point | {"decode.skip_tokenizer_init": True}
     other = point | {"decode.mem_fraction_static": 0.85}
     prints = []
@@ -57,8 +58,8 @@ def test_recipes_that_the_loop_cannot_tell_apart_are_simulated_once():
 def test_a_climb_ends_when_nothing_is_left_to_try():
     evaluator = Evaluator(bench_of(request()), None, 1)
     search = search_of(evaluator)
-    climb = Climb(search, 16)
-    candidate = lawful_candidate(evaluator.bench, SPACE, next(iter(topologies(SPACE, 24))), 16, 24, Tally())
+    climb = Climb(search, 16, Tally())
+    candidate = lawful_candidate(evaluator.bench, SPACE, topologies(SPACE, 24)[0], 16, 24, Tally())
     assert candidate is not None
     climb.learn(candidate, Outcome({"total_tokens_per_s_per_gpu": 100.0, "tokens_per_s_per_user": 50.0}))
     proposed = climb.next_batch(1000)
@@ -70,7 +71,7 @@ def test_a_climb_ends_when_nothing_is_left_to_try():
 def test_screening_estimates_each_layout_as_if_it_were_alone(load):
     bench = bench_of(request())
     spaces = load_spaces("gb300", bench.model.name)
-    kept, tally = screen(bench, spaces, 12, Slo(), "throughput", load, 8)
+    kept, tally, *_ = screen(bench, spaces, 12, Slo(), "throughput", load, 8)
     alone: list[tuple[float, str]] = []
     for space in spaces:
         for point in topologies(space, 12):
@@ -88,7 +89,7 @@ def test_screening_estimates_each_layout_as_if_it_were_alone(load):
 def test_a_role_is_judged_once_however_many_layouts_share_it():
     bench = bench_of(request())
     sides = Sides(bench, SPACE, 16)
-    points = list(topologies(SPACE, 24))
+    points = topologies(SPACE, 24)
     first = sides.side("decode", points[0])
     assert all(
         sides.side("decode", p) is first
