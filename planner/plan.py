@@ -29,8 +29,10 @@ DEFAULT_CONCURRENCIES = (1, 4, 16, 64, 256, 1024, 4096)
 """Loads to plan for where no public recipe says which matter."""
 FINALISTS = 2
 """Recipes per load and round that are simulated in full."""
-OTHER_TOPOLOGIES = 4
+OTHER_TOPOLOGIES = 5
 """Besides, the best of so many topologies that are not among them."""
+SHORT_ERROR = 0.05
+"""What a short run may be wrong by, so that a whole one decides whether a recipe is worse than another."""
 ROUNDS = 4
 """Rounds of finalists while none is as good as the public recipe on both axes."""
 
@@ -191,7 +193,7 @@ def _choose(
     better = [c for _, c in good]
     if reference is not None:
         bar = _outcome(evaluator, reference, load, True)
-        better = [c for c in better if _not_worse(_outcome(evaluator, c, load, True), bar)]
+        better = [c for c in better if _not_worse(_outcome(evaluator, c, load, True), bar, SHORT_ERROR)]
     finalists, full = _finals(search, load, better, reference)
     for digest, candidate in finalists.items():
         if not full[digest].infeasible:
@@ -280,8 +282,9 @@ def _outcome(evaluator: Evaluator, candidate: Candidate, load: int, short: bool)
     return next(iter(evaluator.map([(candidate.recipe, load, short)])))[2]
 
 
-def _not_worse(outcome: Outcome, bar: Outcome) -> bool:
-    return outcome.throughput >= bar.throughput and outcome.interactivity >= bar.interactivity
+def _not_worse(outcome: Outcome, bar: Outcome, slack: float = 0.0) -> bool:
+    least = 1 - slack
+    return outcome.throughput >= least * bar.throughput and outcome.interactivity >= least * bar.interactivity
 
 
 def _point(candidate: Candidate, load: int, outcome: Outcome, full: bool) -> EvaluatedPoint:

@@ -13,7 +13,7 @@ from search_spaces.errors import Infeasible
 from search_spaces.laws import role_violations
 from search_spaces.recipe import EngineGroup
 from search_spaces.space import Role, SearchSpace
-from search_spaces.space_points import Site, role_at
+from search_spaces.space_points import Site, deployment_at, role_at
 from simulator.setting import Setting
 from simulator.world import RolePart, role_part
 
@@ -41,6 +41,7 @@ class Sides:
         self.site = Site(bench.model, bench.hardware, bench.workload.at(concurrency))
         self._known: dict[tuple[Role, int, str, int], Side] = {}
         self._settings: dict[int, Setting] = {}
+        self._backends: dict[int, str] = {}
         self.parts: list[RolePart] = []
         """Classes of all sides that can run, in the order of `Side.index`."""
 
@@ -54,6 +55,13 @@ class Sides:
                 nothing, workload, bench.model, bench.hardware, bench.stack, bench.calibration, bench.seed
             )
         return self._settings[steps]
+
+    def transfer_backend(self, point: Mapping[str, Any]) -> str:
+        """How a point's roles hand over; the same for all layouts of one drafting."""
+        steps = int(point["mtp_steps"])
+        if steps not in self._backends:
+            self._backends[steps] = deployment_at(self._space, point, self.site)["transfer_backend"]
+        return self._backends[steps]
 
     def side(self, role: Role, point: Mapping[str, Any]) -> Side:
         """The side of a point whose other knobs are at their first choices."""

@@ -16,7 +16,7 @@ from planner.role_sides import Side, Sides
 from search_spaces.laws import pair_violations, violations
 from search_spaces.recipe import Mtp, Recipe
 from search_spaces.space import SearchSpace, plan_width
-from search_spaces.space_points import deployment_at, gpus, named, recipe_at, topologies
+from search_spaces.space_points import gpus, named, recipe_at, topologies
 from search_spaces.units import MS_PER_S
 from search_spaces.workload import Slo
 from simulator.fluid import FluidEstimate, estimate_pair, load_of, most_running
@@ -223,7 +223,7 @@ def _estimates(
     for index, point in enumerate(points):
         tally.considered += 1
         found = [sides.side(role, point) for role in space.roles]
-        rule = _removed(bench, sides, space, point, found)
+        rule = _removed(bench, sides, point, found)
         if rule is None:
             lawful_points.append((index, found))
         else:
@@ -248,9 +248,7 @@ def _estimates(
         )
 
 
-def _removed(
-    bench: Bench, sides: Sides, space: SearchSpace, point: Mapping[str, Any], found: Sequence[Side]
-) -> str | None:
+def _removed(bench: Bench, sides: Sides, point: Mapping[str, Any], found: Sequence[Side]) -> str | None:
     """The first rule that removes a layout: a law of a role, of both, or memory."""
     if any(side.group is None for side in found):
         return "layout"
@@ -260,8 +258,7 @@ def _removed(
     if len(found) == 2:
         prefill, decode = found[0].group, found[1].group
         assert prefill is not None and decode is not None
-        backend = deployment_at(space, point, sides.site)["transfer_backend"]
-        for violation in pair_violations(prefill, decode, backend, bench.stack.version):
+        for violation in pair_violations(prefill, decode, sides.transfer_backend(point), bench.stack.version):
             if violation.severity == "hard":
                 return violation.rule
     return next((side.unfit for side in found if side.unfit), None)

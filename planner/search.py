@@ -16,7 +16,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -95,35 +95,22 @@ class Search:
             self.journals_set_aside += 1
             return JournalStorage(JournalFileBackend(str(path)))
 
-    def study(self, concurrency: int) -> optuna.Study:
-        """A fresh record of one concurrency, in memory while the search runs.
+    def _keep(self, concurrency: int, done: Sequence[tuple[Candidate, Outcome]]) -> None:
+        """Write what one concurrency saw to the journal, in place of what an earlier run wrote.
 
-        An earlier one, finished or killed, is replayed rather than continued: the search then takes the
-        same decisions as in an uninterrupted run, and every simulation that finished is in the cache.
-        """
-        return optuna.create_study(
-            study_name=f"{self.evaluator.key(_NO_RECIPE, concurrency, True)}",
-            storage=InMemoryStorage(),
-            directions=["maximize", "maximize"],
-        )
-
-    def _keep(self, study: optuna.Study) -> None:
-        """Write a finished study to the journal, a line per trial.
-
-        Each parameter on its own, with its own flush to disk, took longer than the simulations.
+        An earlier search, finished or killed, is replayed rather than continued: it then takes the same
+        decisions as an uninterrupted one, and every simulation that finished is in the cache.
         """
         if self._kept is None:
             return
+        name = self.evaluator.key(_NO_RECIPE, concurrency, True)
         with self._lock:
-            self._write(study, self._kept)
-
-    @staticmethod
-    def _write(study: optuna.Study, storage: JournalStorage) -> None:
-        name = study.study_name
-        if name in optuna.get_all_study_names(storage):
-            optuna.delete_study(study_name=name, storage=storage)
-        kept = optuna.create_study(study_name=name, storage=storage, directions=study.directions)
-        kept.add_trials(study.get_trials(deepcopy=False))
+            if name in optuna.get_all_study_names(self._kept):
+                optuna.delete_study(study_name=name, storage=self._kept)
+            kept = optuna.create_study(
+                study_name=name, storage=self._kept, directions=["maximize", "maximize"]
+            )
+            kept.add_trials([self._as_trial(*item) for item in done])
 
     def start_screening(self, concurrencies: Sequence[int], keep: int) -> None:
         """Queue the fluid screening of all loads on the processes."""
@@ -138,7 +125,7 @@ class Search:
         Layouts are those that the corrected fluid model deems best, steps and crosses start from the best
         recipes so far. Returns candidates by recipe digest, all of them simulated at short fidelity.
         """
-        study, tally = self.study(concurrency), Tally()
+        tally = Tally()
         screening = self._screening.pop(concurrency).result()
         tally.add(screening.tally)
         rows = dict(zip((c.recipe.digest for c in screening.kept), screening.rows, strict=True))
@@ -155,7 +142,6 @@ class Search:
             found.update((c.recipe.digest, c) for c in batch)
             outcomes = self.evaluator.map([(c.recipe, concurrency, True) for c in batch])
             for candidate, (_, _, outcome) in zip(batch, outcomes, strict=True):
-                study.add_trial(self._as_trial(candidate, outcome))
                 done.append((candidate, outcome))
                 climb.learn(candidate, outcome)
                 row = rows.get(candidate.recipe.digest)
@@ -176,7 +162,7 @@ class Search:
             simulate(batch)
         for batch in self._crosses(concurrency, left, done, tally):
             simulate(batch)
-        self._keep(study)
+        self._keep(concurrency, done)
         self._count(tally)
         return found
 

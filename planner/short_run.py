@@ -27,6 +27,8 @@ FEWEST_READ = 80
 """Requests that latencies are read from, where there are so many between both ends."""
 CROWDED = 512
 """Users from which some are left out who would only wait."""
+LEAST_CROWD = 128
+"""Users that stay at least."""
 USERS_PER_SERVED = 2
 """Users per request in service, by the fluid model, that keep every queue filled."""
 WAITING = ("_ttft_ms", "_e2e_ms")
@@ -44,7 +46,7 @@ def shortened(setting: Setting) -> Setting:
     """
     users = setting.workload.concurrency
     if users > CROWDED:
-        users = min(max(ceil(USERS_PER_SERVED * estimate(setting).in_service), CROWDED), users)
+        users = min(max(ceil(USERS_PER_SERVED * estimate(setting).in_service), LEAST_CROWD), users)
     count = min(max(ROUNDS * users, FEWEST), setting.workload.measured_requests)
     changes = {"concurrency": users, "num_prompts": count}
     return replace(setting, workload=setting.workload.model_copy(update=changes))

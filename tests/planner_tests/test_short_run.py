@@ -7,7 +7,7 @@ import pytest
 from planner.evaluate import evaluate, setting_for
 from planner.plan import bench_of
 from planner.plan_types import PlanRequest
-from planner.short_run import CROWDED, FEWEST, ROUNDS, shortened
+from planner.short_run import FEWEST, LEAST_CROWD, ROUNDS, shortened
 from search_spaces.public_recipes import public_recipes
 
 REQUEST = PlanRequest(model="deepseek-ai/DeepSeek-V4-Pro", hardware="gb300")
@@ -52,6 +52,6 @@ def test_users_who_would_only_wait_stay_away():
     few = shortened(setting_for(BENCH, recipe, 64)).workload
     assert (few.concurrency, few.measured_requests) == (64, max(ROUNDS * 64, FEWEST))
     crowd = shortened(setting_for(BENCH, recipe, 20_000)).workload
-    assert crowd.concurrency == CROWDED and crowd.measured_requests == ROUNDS * CROWDED
+    assert crowd.concurrency == LEAST_CROWD and crowd.measured_requests == ROUNDS * LEAST_CROWD
     roomy = shortened(setting_for(BENCH, recipe_of("15P1D-DEP4-DEP12"), 2048)).workload
     assert roomy.concurrency == 2048
