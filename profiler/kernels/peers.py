@@ -162,12 +162,51 @@ def _collective(op: str, gpus: int, size: int, group: Any, hosts: Any) -> Prepar
     import torch.distributed as dist
 
     rank, count = dist.get_rank(group), size // 2
-    period = MOST_EXACT // (gpus * (gpus + 1) // 2)
+    period = MOST_EXACT // _sum_of_ranks(gpus)
     pattern = (torch.arange(count, device="cuda") % period + 1).to(torch.bfloat16)
-    total = pattern * (gpus * (gpus + 1) // 2)
-    share = count // gpus
-    whole, part = torch.empty_like(pattern), torch.empty_like(pattern[:share])
-    capturing: Callable[[], AbstractContextManager[Any]] = nullcontext
+    whole, part = torch.empty_like(pattern), torch.empty_like(pattern[: count // gpus])
+    call = _calls(whole, part, group, hosts)[op]
+    engine = op == "custom_all_reduce"
+    capturing = _engine_communicator(hosts).capture if engine else nullcontext
+
+    def fill() -> None:
+        whole.copy_(pattern * (rank + 1))
+        part.copy_(pattern[: len(part)] * (rank + 1))
+        outputs = {"nccl_all_gather": whole, "nccl_reduce_scatter": part}
+        if op in outputs:
+            outputs[op].fill_(float("nan"))
+
+    def check() -> float:
+        fill()
+        call()
+        fill()
+        got, want = _replayed(call, capturing).double(), expected(op, pattern, gpus, rank).double()
+        worst = (got - want).abs().max() / want.abs().max()
+        return float(worst) if bool(torch.isfinite(worst)) else float("inf")
+
+    fill()
+    return Prepared([call], check, 0.0, size, capturing=capturing)
+
+
+def _sum_of_ranks(gpus: int) -> int:
+    """Ranks hold once, twice, three times the pattern."""
+    return gpus * (gpus + 1) // 2
+
+
+def expected(op: str, pattern: Any, gpus: int, rank: int) -> Any:
+    """What a rank must hold after a collective, to the last bit."""
+    import torch
+
+    share = len(pattern) // gpus
+    if op == "nccl_all_gather":
+        return torch.cat([pattern[:share] * (r + 1) for r in range(gpus)])
+    total = pattern * _sum_of_ranks(gpus)
+    return total[rank * share : (rank + 1) * share] if op == "nccl_reduce_scatter" else total
+
+
+def _calls(whole: Any, part: Any, group: Any, hosts: Any) -> dict[str, Callable[[], Any]]:
+    """Each collective over buffers of this rank; a call returns what it wrote."""
+    import torch.distributed as dist
 
     def gather() -> Any:
         dist.all_gather_into_tensor(whole, part, group=group)
@@ -184,33 +223,12 @@ def _collective(op: str, gpus: int, size: int, group: Any, hosts: Any) -> Prepar
     def engine_reduce() -> Any:
         return _engine_communicator(hosts).custom_all_reduce(whole)
 
-    if op == "custom_all_reduce":
-        capturing = _engine_communicator(hosts).capture
-    calls: dict[str, tuple[Callable[[], Any], Any]] = {
-        "nccl_all_gather": (gather, torch.cat([pattern[:share] * (r + 1) for r in range(gpus)])),
-        "nccl_all_reduce": (reduce, total),
-        "nccl_reduce_scatter": (scatter, total[rank * share : (rank + 1) * share]),
-        "custom_all_reduce": (engine_reduce, total),
+    return {
+        "nccl_all_gather": gather,
+        "nccl_all_reduce": reduce,
+        "nccl_reduce_scatter": scatter,
+        "custom_all_reduce": engine_reduce,
     }
-    call, want = calls[op]
-
-    def fill() -> None:
-        whole.copy_(pattern * (rank + 1))
-        part.copy_(pattern[:share] * (rank + 1))
-        outputs = {"nccl_all_gather": whole, "nccl_reduce_scatter": part}
-        if op in outputs:
-            outputs[op].fill_(float("nan"))
-
-    def check() -> float:
-        fill()
-        call()
-        fill()
-        got = _replayed(call, capturing)
-        worst = (got.double() - want.double()).abs().max() / want.double().abs().max()
-        return float(worst) if bool(torch.isfinite(worst)) else float("inf")
-
-    fill()
-    return Prepared([call], check, 0.0, size, capturing=capturing)
 
 
 def _replayed(call: Callable[[], Any], capturing: Callable[[], AbstractContextManager[Any]]) -> Any:

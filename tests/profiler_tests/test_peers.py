@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 from multiprocessing import Pipe
 
 import pytest
 
-pytest.importorskip("torch", reason="drivers need torch: pip install 'servecast[gpu]'")
-
 from profiler.kernel_case import KernelCase
 from profiler.kernel_gpu import Gpu
-from profiler.kernels import deepep, links, peers
 from profiler.kernels.base import Unsupported
+
+torch = pytest.importorskip("torch", reason="drivers need torch: pip install 'servecast[gpu]'")
+deepep, links, peers = (
+    importlib.import_module(f"profiler.kernels.{name}") for name in ("deepep", "links", "peers")
+)
 
 
 def gpu(count: int) -> Gpu:
@@ -75,6 +78,17 @@ def test_a_stuck_pool_is_replaced(monkeypatch):
             prepared.check()
     assert len(closed) == 2 and closed[0] is not closed[1]
     links._pool.cache_clear()
+
+
+def test_what_ranks_must_hold_by_hand():
+    pattern = torch.tensor([1.0, 2.0, 3.0, 1.0], dtype=torch.bfloat16)
+    held = {op: peers.expected(op, pattern, 2, 1).tolist() for op in links.DRIVERS if op != "peer_copy"}
+    assert held == {
+        "nccl_all_gather": [1.0, 2.0, 2.0, 4.0],
+        "nccl_all_reduce": [3.0, 6.0, 9.0, 3.0],
+        "nccl_reduce_scatter": [9.0, 3.0],
+        "custom_all_reduce": [3.0, 6.0, 9.0, 3.0],
+    }
 
 
 def test_graphs_of_small_messages_hold_more_launches():
