@@ -7,7 +7,7 @@ from typing import Any
 
 from planner.text_table import Cell, percent, table
 from profiler.kernel_record import RecordFile
-from profiler.kernel_report import KernelSummary
+from profiler.kernel_report import KernelSummary, TableComparison
 from search_spaces.units import US_PER_S
 
 HEADER = (
@@ -15,12 +15,14 @@ HEADER = (
 )  # fmt: skip
 
 
-def report_text(found: RecordFile, rows: list[KernelSummary]) -> str:
-    """Per device: its runs, measured time over roofline by kernel, and what did not run."""
+def report_text(found: RecordFile, rows: list[KernelSummary], tables: list[TableComparison]) -> str:
+    """Per device: its runs, measured time over roofline and shipped tables, and what did not run."""
     blocks = []
     for device in dict.fromkeys(row.device for row in rows):
         own = [row for row in rows if row.device == device]
-        blocks.append("\n".join([_title(found, device), *_measured(own), *_reasons(own)]))
+        blocks.append(
+            "\n".join([_title(found, device), *_measured(own), *_compared(device, tables), *_reasons(own)])
+        )
     return "\n\n".join(blocks) if blocks else "no records"
 
 
@@ -49,12 +51,29 @@ def _line(row: KernelSummary) -> list[Cell]:
     return [row.kernel, str(len(row.times_s)), str(row.checked), *times, *shown, spread]
 
 
+def _compared(device: str, tables: list[TableComparison]) -> list[str]:
+    lines: list[list[Cell]] = [
+        [one.table, one.kernel, str(len(one.ratios)), *(f"{ratio:.2f}" for ratio in _spread(one))]
+        for one in tables
+        if one.device == device
+    ]
+    title = "Measured time over that of the kernel table which predictions use, at equal shapes"
+    header = ("table", "kernel", "shapes", "least", "median", "most")
+    return ["", title, table(lines, header)] if lines else []
+
+
+def _spread(one: TableComparison) -> tuple[float, float, float]:
+    return one.ratios[0], median(one.ratios), one.ratios[-1]
+
+
 def _reasons(rows: list[KernelSummary]) -> list[str]:
     lines = [[row.kernel, str(count), reason] for row in rows for reason, count in row.reasons.items()]
     return ["", "Without a time", table(lines, ("kernel", "shapes", "reason"))] if lines else []
 
 
-def report_data(found: RecordFile, rows: list[KernelSummary]) -> dict[str, Any]:
+def report_data(
+    found: RecordFile, rows: list[KernelSummary], tables: list[TableComparison]
+) -> dict[str, Any]:
     """The same as one JSON document; times in seconds."""
     return {
         "runs": [run.model_dump(exclude_none=True) for run in found.runs.values()],
@@ -72,5 +91,15 @@ def report_data(found: RecordFile, rows: list[KernelSummary]) -> dict[str, Any]:
                 "without_time": row.reasons,
             }
             for row in rows
+        ],
+        "tables": [
+            {
+                "device": one.device,
+                "table": one.table,
+                "kernel": one.kernel,
+                "shapes": len(one.ratios),
+                "time_over_table": _spread(one),
+            }
+            for one in tables
         ],
     }

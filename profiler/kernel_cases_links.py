@@ -11,6 +11,10 @@ from search_spaces.model import BYTES_BF16, BYTES_FP8, ModelSpec
 GPUS = ((2, 8), (4,))
 BUFFER_BYTES = ((1 << 16, 1 << 20, 1 << 24), (1 << 12, 1 << 18, 1 << 22, 1 << 26), (1 << 14, 1 << 28))
 COLLECTIVES = ("nccl_all_gather", "nccl_all_reduce", "nccl_reduce_scatter")
+ENGINE_REDUCE = "custom_all_reduce"
+ENGINE_BYTES = ((1 << 16, 1 << 20), (1 << 12, 1 << 18, 1 << 22), (1 << 14, 1 << 23))
+"""SGLang's own all-reduce takes up to 8 MiB; larger messages go through NCCL
+(SGLang 0.5.15, custom_all_reduce.py, _MAX_CAR_SIZE)."""
 
 
 def link_share(op: str, num_gpus: int) -> float:
@@ -20,7 +24,7 @@ def link_share(op: str, num_gpus: int) -> float:
     (nccl-tests, doc/PERFORMANCE.md, bus bandwidth).
     """
     part = (num_gpus - 1) / num_gpus
-    return 2 * part if op == "nccl_all_reduce" else part
+    return 2 * part if op.endswith("all_reduce") else part
 
 
 def link_cases() -> Iterator[KernelCase]:
@@ -28,19 +32,20 @@ def link_cases() -> Iterator[KernelCase]:
     for size_level, size in at_levels(BUFFER_BYTES):
         for level, gpus in at_levels(GPUS):
             for op in COLLECTIVES:
-                shape = (("gpus", gpus), ("bytes", size))
-                yield KernelCase(
-                    "links",
-                    op,
-                    shape,
-                    0.0,
-                    2.0 * size,
-                    link_bytes=size * link_share(op, gpus),
-                    level=max(level, size_level),
-                )
+                yield _collective(op, gpus, size, max(level, size_level))
         yield KernelCase(
             "links", "peer_copy", (("bytes", size),), 0.0, float(size), link_bytes=size, level=size_level
         )
+    for size_level, size in at_levels(ENGINE_BYTES):
+        for level, gpus in at_levels(GPUS):
+            yield _collective(ENGINE_REDUCE, gpus, size, max(level, size_level))
+
+
+def _collective(op: str, gpus: int, size: int, level: int) -> KernelCase:
+    shape = (("gpus", gpus), ("bytes", size))
+    return KernelCase(
+        "links", op, shape, 0.0, 2.0 * size, link_bytes=size * link_share(op, gpus), level=level
+    )
 
 
 def deepep_cases(model: ModelSpec) -> Iterator[KernelCase]:

@@ -11,7 +11,7 @@ from search_spaces.errors import MissingData
 
 PACKAGES = (
     "torch", "triton", "sglang", "sglang-kernel", "sgl-deep-gemm", "deep-gemm", "flashinfer-python",
-    "tilelang", "apache-tvm-ffi", "deep-ep",
+    "tilelang", "apache-tvm-ffi", "sgl-deep-ep", "nvidia-nccl-cu13",
 )  # fmt: skip
 """Distributions whose versions decide which kernels run."""
 WITHOUT_GPU = (

@@ -122,6 +122,21 @@ def _merged(base: Table | None, columns: tuple[str, ...], rows: Rows) -> Table:
     return table
 
 
+def matched_rows(
+    records: list[KernelRecord], models: Iterable[ModelSpec], shipped: KernelProfile
+) -> dict[str, list[tuple[float, float]]]:
+    """Table to (own, shipped) seconds of the rows that the records and a profile both have."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for name, target in _TARGETS.items():
+        table = shipped.tables.get(name)
+        rows = target.rows(records, tuple(models)) if table is not None else {}
+        if table is not None and rows:
+            keys = zip(*(table[column].tolist() for column in target.columns), strict=True)
+            known = dict(zip(keys, table["time_s"].tolist(), strict=True))
+            found[name] = [(own, known[key]) for key, own in rows.items() if key in known]
+    return found
+
+
 def _gemm_rows(records: list[KernelRecord], models: tuple[ModelSpec, ...]) -> Rows:
     return {
         (GEMM_CODES[r.kernel], *_ints(r, "n", "k", "m")): _time(r) for r in records if r.kernel in GEMM_CODES
@@ -142,6 +157,13 @@ def _nccl_rows(records: list[KernelRecord], models: tuple[ModelSpec, ...]) -> Ro
         (NCCL_CODES[r.kernel], *_ints(r, "gpus", "bytes")): _time(r)
         for r in records
         if r.kernel in NCCL_CODES
+    }
+
+
+def _allreduce_rows(records: list[KernelRecord], models: tuple[ModelSpec, ...]) -> Rows:
+    in_graph = 1
+    return {
+        (in_graph, *_ints(r, "gpus", "bytes")): _time(r) for r in records if r.kernel == "custom_all_reduce"
     }
 
 
@@ -180,6 +202,7 @@ _TARGETS: Mapping[str, _Target] = {
     "gemm": _Target(("dtype", "n", "k", "m"), _gemm_rows),
     "moe": _Target(_MOE_COLUMNS, _moe_rows),
     "mhc": _Target(("op", "hidden", "tokens"), _mhc_rows),
+    "allreduce": _Target(("graph", "num_gpus", "bytes"), _allreduce_rows),
     "nccl": _Target(("op", "num_gpus", "bytes"), _nccl_rows),
 }
 

@@ -11,8 +11,11 @@ from pathlib import Path
 from statistics import median
 
 from profiler.kernel_record import KernelRecord, RecordFile, read_records
+from profiler.kernel_records import matched_rows
 from search_spaces.catalog_loader import hardware
 from search_spaces.hardware import Hardware
+from search_spaces.kernel_profile import load_profile, shipped_profiles
+from search_spaces.model import ModelSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,32 @@ def _summary(device: str, records: Sequence[KernelRecord], found: RecordFile) ->
         checked=len(errors),
         largest_error=max(errors, default=None),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TableComparison:
+    """Own times of one kernel over those of the platform's shipped table, at equal keys."""
+
+    device: str
+    table: str
+    kernel: str
+    ratios: tuple[float, ...]
+    """Ascending."""
+
+
+def against_tables(found: RecordFile, models: Sequence[ModelSpec]) -> list[TableComparison]:
+    """Each measured kernel against the table that it can fill; kernels without a common row are left out."""
+    groups: dict[tuple[str, str, str], list[KernelRecord]] = {}
+    for (device, _), record in found.records.items():
+        name = found.runs[record.run].hardware
+        if name in shipped_profiles() and record.status == "ok":
+            groups.setdefault((device, name, record.kernel), []).append(record)
+    return [
+        TableComparison(device, table, kernel, tuple(sorted(own / theirs for own, theirs in pairs)))
+        for (device, name, kernel), records in groups.items()
+        for table, pairs in matched_rows(records, models, load_profile(name)).items()
+        if pairs
+    ]
 
 
 def platform(found: RecordFile, record: KernelRecord) -> Hardware | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -44,6 +45,8 @@ class Prepared:
     """Bytes of one copy of the inputs."""
     graph: bool = True
     """Whether launches may be captured; large copies run slower as graph nodes."""
+    capturing: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """What must surround a capture; a kernel that reads other GPUs exchanges addresses at its end."""
     measure: Callable[[], Timing] | None = None
     """How to time what other processes run; `calls` is empty then."""
 
@@ -99,7 +102,7 @@ def time_calls(prepared: Prepared, fixed: tuple[int, int] | None = None) -> Timi
 
     once = max(seconds(walk) / len(calls), 1e-7)
     launches = fixed[0] if fixed else max(len(calls), min(MOST_LAUNCHES, int(GRAPH_S / once)))
-    replay = _captured(calls, launches) if prepared.graph else _repeated(calls, launches)
+    replay = (_captured if prepared.graph else _repeated)(prepared, launches)
     for _ in range(2):
         replay()
     first = seconds(replay)
@@ -109,14 +112,16 @@ def time_calls(prepared: Prepared, fixed: tuple[int, int] | None = None) -> Timi
     return Timing(_quantile(times, 0.5), _quantile(times, 0.1), _quantile(times, 0.9), launches, count)
 
 
-def _captured(calls: Sequence[Call], launches: int) -> Call:
+def _captured(prepared: Prepared, launches: int) -> Call:
     import torch
 
+    calls = prepared.calls
     graph, side = torch.cuda.CUDAGraph(), torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         calls[0]()
-        with torch.cuda.graph(graph, stream=side):
+        # NCCL's own threads query events meanwhile, which would end a capture that watches all threads
+        with prepared.capturing(), torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             for i in range(launches):
                 calls[i % len(calls)]()
     torch.cuda.synchronize()
@@ -124,7 +129,9 @@ def _captured(calls: Sequence[Call], launches: int) -> Call:
     return replay
 
 
-def _repeated(calls: Sequence[Call], launches: int) -> Call:
+def _repeated(prepared: Prepared, launches: int) -> Call:
+    calls = prepared.calls
+
     def run() -> None:
         for i in range(launches):
             calls[i % len(calls)]()

@@ -12,12 +12,14 @@ import sys
 import time
 from collections.abc import Sequence
 from math import prod
+from pathlib import Path
 
 from profiler.kernel_bench import GpuBench, platform_of
 from profiler.kernel_case import KernelCase
 from profiler.kernel_cases import kernel_cases
 from profiler.kernel_gpu import find_gpu
 from profiler.kernel_plans import rank_plan
+from profiler.kernel_record import read_records
 from search_spaces.catalog_loader import model
 
 COMPILED = ("gemm", "moe", "indexer", "topk", "mhc", "compress", "elementwise", "router")
@@ -43,13 +45,15 @@ def warm(
     families: Sequence[str],
     deepest: int,
     limit_s: float,
+    records: Path,
 ) -> str:
-    """Launch every case up to level `deepest` once, shared among processes; returns a summary.
+    """Launch cases up to level `deepest` that `records` lacks once, shared among processes; a summary.
 
     Processes that are not done within `limit_s` are ended; what they compiled is kept.
     """
     start = time.monotonic()
     shared = {"models": list(models), "plans": list(plans), "families": list(families), "deepest": deepest}
+    shared["records"] = str(records)
     commands = [
         [sys.executable, "-m", "profiler.kernel_warm", json.dumps(shared | {"part": i, "parts": processes})]
         for i in range(processes)
@@ -88,7 +92,14 @@ def _main() -> None:
         [rank_plan(name) for name in wanted["plans"]],
         wanted["families"],
     )
-    chosen = [case for case in every if worth_warming(case) and case.level <= wanted["deepest"]]
+    path = Path(wanted["records"])
+    known = read_records(path).records if path.is_file() else {}
+    done = {key for (device, key), record in known.items() if device == gpu.name and record.status == "ok"}
+    chosen = [
+        case
+        for case in every
+        if worth_warming(case) and case.level <= wanted["deepest"] and case.key not in done
+    ]
     for case in chosen[wanted["part"] :: wanted["parts"]]:
         problem = bench.compile(case)
         print(NOT_DONE + problem if problem else DONE + case.key, flush=True)

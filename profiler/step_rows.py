@@ -95,11 +95,16 @@ HOST_BOUND = 1.08
 
 
 def launches(passes: Sequence[Pass]) -> list[float]:
-    """Host seconds of the prefill passes that took the GPU about as long: not where a queue was full."""
+    """Host seconds of the prefill passes that took the GPU about as long: not where a queue was full.
+
+    A later chunk of a prompt is launched behind the one before, so that its host may wait for that one's
+    end, for as long as its own pass takes the GPU.
+    """
     return [
         one.host_s
         for one in passes
         if one.mode == "prefill"
+        and one.context == 0
         and one.host_s
         and one.gpu_s
         and 1 / HOST_BOUND < one.gpu_s / one.host_s < HOST_BOUND

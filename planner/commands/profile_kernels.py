@@ -76,14 +76,13 @@ def kernels(**options: Any) -> None:
         for case in cases:
             click.echo(f"{case.level} {case.family} {case.key}")
         return
+    out = Path(options["out"])
     if options["processes"]:
         from profiler.kernel_warm import warm
 
         names = [plan.name for plan in plans], options["only"], options["deepest"]
-        click.echo(
-            warm(options["processes"], [m.name for m in models], *names, options["warm_limit_s"]), err=True
-        )
-    out = Path(options["out"])
+        summary = warm(options["processes"], [m.name for m in models], *names, options["warm_limit_s"], out)
+        click.echo(summary, err=True)
     result = run_cases(cases, GpuBench(gpu, hw), out, options["budget_s"])
     counts = ", ".join(f"{count} {status}" for status, count in sorted(result.counts.items()))
     click.echo(f"{out}: {counts or 'nothing new'}; {result.skipped} done before, {result.left} left")
@@ -98,20 +97,21 @@ def report(**options: Any) -> None:
     """Compare measured kernels with their rooflines: from RECORDS, or from those that ship.
 
     The ratio is measured time over the longest of FLOPs over peak, bytes over HBM bandwidth and bytes
-    over NVLink bandwidth. The spread is that of repeated replays.
+    over NVLink bandwidth. The spread is that of repeated replays. Where a shape is also in a kernel table
+    that predictions use, the two times are compared.
     """
     import json
     from pathlib import Path
 
     from planner.file_writer import write_files
     from planner.kernel_report_text import report_data, report_text
-    from profiler.kernel_report import load_records, summaries
+    from profiler.kernel_report import against_tables, load_records, summaries
+    from search_spaces.catalog_loader import all_models
 
     found = load_records([Path(name) for name in options["records"]])
     rows = summaries(found)
-    click.echo(
-        json.dumps(report_data(found, rows), indent=1) if options["as_json"] else report_text(found, rows)
-    )
+    shown = found, rows, against_tables(found, list(all_models().values()))
+    click.echo(json.dumps(report_data(*shown), indent=1) if options["as_json"] else report_text(*shown))
     if found.damaged:
         click.echo(f"note: {found.damaged} damaged lines were skipped", err=True)
     if options["out"]:

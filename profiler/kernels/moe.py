@@ -29,6 +29,8 @@ from profiler.kernels.gemm import deep_gemm
 SWIGLU_LIMIT = 10.0
 """Clamp of gate and up projections (DeepSeek-V4 config.json, swiglu_limit)."""
 CHECKED_EXPERTS = 4
+MOST_SILU_EXPERTS = 256
+"""What SGLang 0.5.15's kernel checks (silu_and_mul_masked_post_quant.cuh)."""
 
 
 def moe_masked(case: KernelCase, gpu: Gpu) -> Prepared:
@@ -106,6 +108,10 @@ def _padded_owner(expert: int, count: int, align: int) -> torch.Tensor:
 def silu_mul_quant_masked(case: KernelCase, gpu: Gpu) -> Prepared:
     """Clamped SiLU of the gate times up, quantised per 128 values, in the masked layout."""
     experts, rows, inner = (case.size(name) for name in ("experts", "rows", "inner"))
+    if experts > MOST_SILU_EXPERTS:
+        raise Unsupported(
+            f"SGLang's kernel takes at most {MOST_SILU_EXPERTS} experts per rank, not {experts}"
+        )
     if inner // 128 % 4 or inner // 8 < experts:
         raise Unsupported(f"SGLang's kernel takes no inner={inner} with {experts} experts per rank")
     from sglang.jit_kernel.dsv4 import silu_and_mul_masked_post_quant

@@ -10,6 +10,7 @@ from profiler.kernel_cases_dense import fp8_gemm, fp8_products
 from profiler.kernel_cases_links import link_share
 from profiler.kernel_cases_moe import grouped
 from profiler.kernel_plans import plans_of, rank_plan
+from profiler.kernel_report import load_records
 from profiler.kernel_routing import rows_per_expert
 from profiler.kernel_warm import worth_warming
 from search_spaces.catalog_loader import all_models, hardware, model
@@ -121,6 +122,27 @@ def test_small_facts():
     assert [padded_heads(h) for h in (8, 64, 65, 128)] == [64, 64, 128, 128]
     assert [closing(b, 128) for b in (1, 128, 129)] == [1, 1, 2]
     assert link_share("nccl_all_gather", 4) == 0.75 and link_share("nccl_all_reduce", 2) == 1.0
+
+
+def test_shipped_records_cover_every_pro_case_of_the_platform():
+    """On one GPU and between four; eight have not been measured, which the records say."""
+    records = load_records([]).records
+    cases = kernel_cases([PRO], plans_of(H200))
+    found = {case: records["NVIDIA H200", case.key] for case in cases}
+    without = [case for case, record in found.items() if record.status != "ok"]
+    assert len(cases) > 1200 and len(without) < 0.07 * len(cases)
+    eight = [case for case in without if case.family == "links"]
+    assert eight and all(case.size("gpus") == 8 for case in eight)
+    assert {case.family for case in without} == {"links", "fp4", "deepep", "moe"}
+    assert all(found[case].status == "unsupported" and found[case].message for case in without)
+
+
+def test_engine_all_reduce_has_the_sizes_that_the_engine_takes():
+    found = [case for case in kernel_cases([], [], ("links",)) if case.kernel == "custom_all_reduce"]
+    assert {case.size("gpus") for case in found} == {2, 4, 8}
+    assert max(case.size("bytes") for case in found) == 8 << 20
+    one = next(case for case in found if case.size("gpus") == 4)
+    assert one.link_bytes == 1.5 * one.size("bytes")
 
 
 def test_cases_too_large_to_share_the_gpu_are_not_compiled_beside_others():

@@ -18,7 +18,7 @@ from profiler.kernel_cases_dense import bf16_gemm, fp8_gemm
 from profiler.kernel_cases_moe import grouped
 from profiler.kernel_record import RecordWriter, RunHeader, read_records, record_of
 from profiler.kernel_records import to_profile
-from profiler.kernel_report import load_records, summaries
+from profiler.kernel_report import against_tables, load_records, summaries
 from profiler.kernel_times import import_times
 from search_spaces.catalog_loader import all_models, hardware, model
 from search_spaces.errors import BadInput, MissingData
@@ -173,6 +173,25 @@ def test_shipped_records_are_reported_without_a_gpu():
     assert gemm["shapes"] >= 50 and 1 < gemm["time_over_roofline"][0] < gemm["time_over_roofline"][2] < 20
     copy = kernels["NVIDIA H200", "hbm_copy"]["time_over_roofline"][0]
     assert 4.8 / copy == pytest.approx(4.29, rel=0.03)  # TB/s
+    tables = {(one["table"], one["kernel"]): one for one in data["tables"] if one["device"] == "NVIDIA H200"}
+    reduce = tables["nccl", "nccl_all_reduce"]
+    assert reduce["shapes"] == 18 and 0.75 < reduce["time_over_table"][0] < reduce["time_over_table"][2] < 1.1
+
+
+def test_own_times_are_compared_with_the_shipped_table_row_by_row(tmp_path):
+    shipped = load_profile("h200").table("nccl")
+    chosen = (shipped["op"] == 1) & (shipped["num_gpus"] == 2) & (shipped["bytes"] == 4096)
+    (theirs,) = shipped["time_s"][chosen].tolist()
+    cases = [
+        KernelCase("links", "nccl_all_reduce", (("gpus", 2), ("bytes", size)), 0, 8192)
+        for size in (4096, 4100)  # the second is in no table
+    ]
+    path = tmp_path / "k.jsonl"
+    measured(path, [*cases, fp8_gemm(7, 128, 128)])
+    (found,) = against_tables(read_records(path), list(all_models().values()))
+    assert (found.table, found.kernel) == ("nccl", "nccl_all_reduce")
+    want = TWICE * cases[0].roofline_s(H200) / theirs
+    assert found.ratios == pytest.approx((want,))
 
 
 @pytest.mark.parametrize(
@@ -215,14 +234,17 @@ def test_profile_of_own_records_is_read_back_and_used(tmp_path, monkeypatch):
             "moe", "silu_mul_quant_masked", (("experts", experts), ("rows", rows), ("inner", inner)), 0, 1e6
         ),
     ]
-    reduce = KernelCase("links", "nccl_all_reduce", (("gpus", 2), ("bytes", 4096)), 0, 8192)
+    reduce, engine = (
+        KernelCase("links", f"{who}_all_reduce", (("gpus", 2), ("bytes", 4096)), 0, 8192)
+        for who in ("nccl", "custom")
+    )
     path = tmp_path / "k.jsonl"
-    measured(path, [*CASES, bf16_gemm(1, 256, 4096, 4), *mhc, *layer, reduce])
+    measured(path, [*CASES, bf16_gemm(1, 256, 4096, 4), *mhc, *layer, reduce, engine])
     done = CliRunner().invoke(
         cli, ["profile", "import", "records", str(path), "--out", str(tmp_path / "own")]
     )
     assert done.exit_code == 0, done.output
-    assert "4 gemm, 1 moe, 2 mhc, 1 nccl" in done.output
+    assert "4 gemm, 1 moe, 2 mhc, 1 allreduce, 1 nccl" in done.output
 
     shipped = load_profile("h200")
     monkeypatch.setenv(OWN_PROFILES, str(tmp_path / "own"))
@@ -236,11 +258,13 @@ def test_profile_of_own_records_is_read_back_and_used(tmp_path, monkeypatch):
         mask = [all(rows[c][i] == v for c, v in key.items()) for i in range(len(rows["time_s"]))]
         return rows["time_s"][mask].tolist()
 
-    times = {case.key: TWICE * case.roofline_s(H200) for case in (*CASES, *mhc, *layer, reduce)}
+    times = {case.key: TWICE * case.roofline_s(H200) for case in (*CASES, *mhc, *layer, reduce, engine)}
     assert at(own, "gemm", dtype=1, n=4096, k=4096, m=64) == pytest.approx([times[CASES[1].key]], rel=1e-6)
     assert at(own, "gemm", dtype=1, n=4096, k=4096, m=2) == at(shipped, "gemm", dtype=1, n=4096, k=4096, m=2)
     assert at(own, "mhc", op=0, hidden=4096, tokens=64) == pytest.approx([2 * times[mhc[0].key]], rel=1e-6)
     assert at(own, "nccl", op=1, num_gpus=2, bytes=4096) == pytest.approx([times[reduce.key]], rel=1e-6)
+    key = {"graph": 1, "num_gpus": 2, "bytes": 4096}
+    assert at(own, "allreduce", **key) == pytest.approx([times[engine.key]], rel=1e-6)
     whole = sum(times[case.key] for case in layer)
     key = {"kernel": 2, "hidden": 4096, "moe_ep": 8, "moe_tp": 1, "tokens": 48 * 8}
     assert at(own, "moe", **key) == pytest.approx([whole], rel=1e-6)

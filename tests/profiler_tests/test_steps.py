@@ -86,6 +86,7 @@ def test_launches_are_those_of_passes_that_waited_for_the_host():
         Pass(0.0, "prefill", 1, 64, 0.0, 0.030, False, 0.031, 0.0),
         Pass(0.1, "prefill", 1, 8192, 0.0, 0.030, False, 0.080, 0.0),
         Pass(0.2, "prefill", 1, 4096, 8192.0, 0.070, False, 0.045, 0.0),
+        Pass(0.3, "prefill", 1, 8192, 8192.0, 0.100, False, 0.108, 0.0),  # the host waited for a chunk
     ]
     assert launches(passes) == [0.030]
     points = [StepPoint(kind="prefill", sequences=1, tokens=n) for n in (64, 128)]
