@@ -50,7 +50,6 @@ SHARED_PARAMETERS = (
     "accept_random",
     "accept_short_ratio",
     "accept_decay",
-    "accept_spread",
 )
 METRIC_SIGMA = {
     "total_tokens_per_s_per_gpu": 0.05,

@@ -69,7 +69,7 @@ def _drafting(groups: int, tiers: int, candidates: int) -> ls.Drafting:
 def _mean_survival(setting: Setting, mtp: Mtp) -> np.ndarray:
     """[position] probability that a draft and all before it are accepted, over requests in the batch."""
     law = acceptance_law(setting.calibration, setting.stack, setting.workload, mtp)
-    alive = survival(law.draw(np.random.default_rng(0), SAMPLES), law.decay, mtp.most_steps)
+    alive = survival(law.draw(np.random.default_rng(0), SAMPLES), mtp.most_steps)
     # A request with little acceptance is in the batch for longer.
     found: np.ndarray = np.average(alive, axis=0, weights=1.0 / (1.0 + alive.sum(axis=1)))
     return found

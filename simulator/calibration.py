@@ -140,7 +140,11 @@ class Calibration(Noun):
     accept_decay_chat: float = Field(default=0.69, ge=0.3, le=1)
     """The same for chat prompts; measured, see `accept_chat`."""
     accept_spread: float = Field(default=8.0, ge=1, le=200)
-    """Beta concentration of the acceptance probability between requests."""
+    """Beta concentration of the acceptance probability between requests; not fitted, see the next."""
+    accept_decay_spread: float = Field(default=1.0, ge=0.2, le=200)
+    """The same of its factor per further position, chat prompts: some requests repeat themselves, so that
+    whole drafts are accepted, and others hardly a second token. Not fitted: with `accept_spread` it gives the
+    published ratios of mean and of 99th percentile to median TPOT."""
     accept_before_ue8m0: float = Field(default=0.81, ge=0.3, le=1)
     """Factor on acceptance without the scale fix (0.57 over 0.70, sgl-project/sglang#25733)."""
     transfer_latency_s: float = Field(default=0.02, ge=0, le=1)

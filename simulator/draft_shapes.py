@@ -107,8 +107,7 @@ def verify_windows(
 
 def _likeliest(law: AcceptanceLaw, num_steps: int, drafts: Floats) -> Floats:
     """Expected tokens per step when the likeliest `drafts` per sequence are verified, over all requests."""
-    p = law.draw(np.random.default_rng(0), SAMPLES)
-    alive = survival(p, law.decay, num_steps)
+    alive = survival(law.draw(np.random.default_rng(0), SAMPLES), num_steps)
     # A request with little acceptance is in the batch for longer.
     weight = 1.0 / (1.0 + alive.sum(axis=1))
     weight = np.repeat(weight / weight.sum(), num_steps)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simulator import loop_state as ls
-from simulator.acceptance import spread_evenly
+from simulator.acceptance import AcceptanceLaw
 from simulator.run import run
 from simulator.simulate import metrics_of
 from simulator.step_cost import decode_cost, prefill_cost, prefill_step_s
@@ -71,10 +71,10 @@ def test_unfused_experts_cost_extra_where_tokens_bind_and_a_latency_elsewhere():
 
 
 def test_a_short_run_has_the_mean_of_the_law():
-    rng = np.random.default_rng(3)
-    drawn = spread_evenly(6.0, 2.0, 10, rng)
+    law, rng = AcceptanceLaw(0.75, 8.0, 0.9), np.random.default_rng(3)
+    drawn = law.draw(rng, 10).first
     assert drawn.mean() == pytest.approx(0.75, abs=0.01) and len(set(drawn)) == 10
-    again = spread_evenly(6.0, 2.0, 10, rng)
+    again = law.draw(rng, 10).first
     assert sorted(again) == pytest.approx(sorted(drawn)) and list(again) != list(drawn)
-    many = spread_evenly(6.0, 2.0, 20_000, rng)
+    many = law.draw(rng, 20_000).first
     assert many.std() == pytest.approx((12 / (64 * 9)) ** 0.5, rel=0.02)
