@@ -335,3 +335,18 @@ def test_forward_cost_of_eager_decode_shows_the_shared_expert():
         for g in (True, False)
     )
     assert graph == 0 and eager > 0
+
+
+def test_ranks_that_share_the_head_receive_the_logits_of_all():
+    """Source: SGLang 0.5.15, `logits_processor`: hidden states are gathered, logits of all rows gathered."""
+
+    def head_s(batch, **changes):
+        scn = scenario(layout="DEP16", dense_tp1=True, **changes)
+        return float(np.ravel(decode_cost(scn, batch, 4096.0).seconds["head"])[0])
+
+    assert head_s(1.0, dp_lm_head=False) < head_s(1.0), "a sixteenth of the weights is read"
+    assert head_s(256.0, dp_lm_head=False) > 2 * head_s(256.0), "the logits of 4,096 rows arrive everywhere"
+    kernels = scenario(layout="DEP16").kernels
+    received = [float(np.ravel(kernels.allgather_s(1 << 28, ranks)[0])[0]) for ranks in (2, 4, 8, 16)]
+    assert received == sorted(received) and kernels.allgather_s(1 << 28, 1)[0] == 0
+    assert received[3] / received[1] == pytest.approx((15 / 16) / (3 / 4))
