@@ -56,7 +56,7 @@ def test_one_probability_and_its_decay_hold_a_published_table(table, miss):
 def test_dspark_starts_from_the_published_table():
     law = AcceptanceLaw(DSPARK_CHAT, SHIPPED.accept_spread, DSPARK_DECAY)
     for block, length in enumerate(DSPARK[:6], 1):
-        assert law_length(law, block) == pytest.approx(length, rel=0.01)
+        assert law_length(law, block) == pytest.approx(length, rel=0.015)
     # Blocks longer than six accept less than the law has it: quality falls with the block itself.
     assert law_length(law, 8) > DSPARK[7]
 
