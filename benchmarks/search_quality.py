@@ -26,7 +26,7 @@ from planner.file_writer import write_file
 from planner.markdown import markdown_table
 from planner.plan import bench_of, spaces_of
 from planner.plan_types import PlanRequest
-from planner.screen import objective_of, usable
+from planner.screen import usable
 from planner.search import BATCH, Search
 from planner.text_table import percent, table
 from search_spaces.public_recipes import public_recipes
@@ -41,7 +41,7 @@ FRESH_SEEDS = (101, 102)
 """Seeds of the runs that decide."""
 NEAR = 0.04
 """A recipe may be so far below the front in short runs and still belong to it."""
-HEADER = ("concurrency", "search", "simulations", "hypervolume", "best objective")
+HEADER = ("concurrency", "search", "simulations", "hypervolume")
 
 
 class Judge:
@@ -52,15 +52,15 @@ class Judge:
         self.load = load
         self._evaluators = [Evaluator(replace(bench, seed=seed), None, workers) for seed in FRESH_SEEDS]
 
-    def points(self, recipes: Sequence[Recipe]) -> list[tuple[float, float, Recipe]]:
+    def points(self, recipes: Sequence[Recipe]) -> list[tuple[float, float]]:
         """Rates per GPU and per user of the recipes that run under every seed."""
         tasks = [(recipe, self.load, False) for recipe in recipes]
         runs = [[outcome for _, _, outcome in each.map(tasks)] for each in self._evaluators]
         found = []
-        for recipe, outcomes in zip(recipes, zip(*runs, strict=True), strict=True):
+        for outcomes in zip(*runs, strict=True):
             if all(usable(outcome) for outcome in outcomes):
                 rates = np.mean([(o.throughput, o.interactivity) for o in outcomes], axis=0)
-                found.append((float(rates[0]), float(rates[1]), recipe))
+                found.append((float(rates[0]), float(rates[1])))
         return found
 
     def close(self) -> None:
@@ -131,21 +131,11 @@ def compared(request: PlanRequest, bench: Bench, load: int, workers: int) -> lis
         found[name] = evaluator.simulated, judge.points(recipes)
         evaluator.close()
     judge.close()
-    worth = {name: [_objective(*point, request.objective) for point in p] for name, (_, p) in found.items()}
-    top = hypervolume([point[:2] for _, points in found.values() for point in points])
-    best = max(value for values in worth.values() for value in values)
+    top = hypervolume([point for _, points in found.values() for point in points])
     return [
-        (
-            str(load), name, str(count), percent(hypervolume([p[:2] for p in points]) / top),
-            percent(max(worth[name], default=0.0) / best),
-        )
+        (str(load), name, str(count), percent(hypervolume(points) / top))
         for name, (count, points) in found.items()
-    ]  # fmt: skip
-
-
-def _objective(throughput: float, interactivity: float, recipe: Recipe, objective: str) -> float:
-    rates = {"total_tokens_per_s_per_gpu": throughput, "tokens_per_s_per_user": interactivity}
-    return objective_of(rates, recipe.num_gpus, objective)
+    ]
 
 
 def page_text(rows: list[tuple[str, ...]], request: PlanRequest) -> str:
@@ -162,8 +152,8 @@ def page_text(rows: list[tuple[str, ...]], request: PlanRequest) -> str:
                 "it, single steps from the best, crosses by NSGA-III. The samplers alone draw from the same "
                 f"spaces, {SAMPLED} trials each. Recipes near each front are simulated anew, whole, under "
                 f"{len(FRESH_SEEDS)} other seeds; shares are of the hypervolume (tokens/s per GPU and per "
-                "user, against the origin) and of the best objective of all searches of a load together, "
-                "which is no proof of an optimum. `servecast space certify` proves small spaces.",
+                "user, against the origin) of all searches of a load together, which is no proof of an "
+                "optimum. `servecast space certify` proves small spaces.",
                 markdown_table(rows, HEADER),
             )
         )

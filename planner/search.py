@@ -188,6 +188,8 @@ class Search:
         names = Counter(candidate.space for candidate, _ in ranked[:POPULATION])
         space = next(s for s in self.spaces if s.name == names.most_common(1)[0][0])
         parents = [item for item in ranked if item[0].space == space.name][:POPULATION]
+        if len(parents) < 2:
+            return  # nothing to cross
         knobs = space.knobs()
         distributions: dict[str, Any] = {k: CategoricalDistribution(choices) for k, choices in knobs.items()}
         with self._lock, warnings.catch_warnings():

@@ -96,3 +96,19 @@ def test_a_role_is_judged_once_however_many_layouts_share_it():
         for p in points
         if (p["mtp_steps"], p["decode.plan"]) == (points[0]["mtp_steps"], points[0]["decode.plan"])
     )
+
+
+def test_one_recipe_alone_has_nothing_to_be_crossed_with():
+    evaluator = Evaluator(bench_of(request()), None, 1)
+    search = search_of(evaluator)
+    done = []
+    for point in topologies(SPACE, 24)[:2]:
+        candidate = lawful_candidate(evaluator.bench, SPACE, point, 16, 24, Tally())
+        assert candidate is not None
+        rates = {"total_tokens_per_s_per_gpu": 100.0, "tokens_per_s_per_user": 50.0}
+        done.append((candidate, Outcome(rates)))
+    assert list(search._crosses(16, 8, done[:1], Tally())) == []
+    tally = Tally()
+    first = next(search._crosses(16, 8, done, tally))
+    evaluator.close()
+    assert tally.considered == 8 and all(c.space == SPACE.name for c in first)
