@@ -110,6 +110,11 @@ def test_a_start_that_fails_shows_the_log(adapter: SglangAdapter, tmp_path: Path
     assert caught.value.exit_code == 4
 
 
+def hear_interrupts() -> None:
+    """A shell starts what runs in its background deaf to Ctrl-C, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_leaves_nothing(live_python: str, llama: Recipe, tmp_path: Path):
     """Interrupted when the engine has started its processes, the hardest moment to end them all."""
     (tmp_path / "recipe.yaml").write_text(recipe_to_yaml(llama))
@@ -117,7 +122,14 @@ def test_ctrl_c_leaves_nothing(live_python: str, llama: Recipe, tmp_path: Path):
     command += ["--recipe", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "steps.json")]
     env = {**os.environ, PYTHON_VARIABLE: live_python}
     with (tmp_path / "out").open("w") as out:
-        child = subprocess.Popen(command, stdout=out, stderr=out, env=env, cwd=Path(__file__).parents[2])
+        child = subprocess.Popen(
+            command,
+            stdout=out,
+            stderr=out,
+            env=env,
+            cwd=Path(__file__).parents[2],
+            preexec_fn=hear_interrupts,
+        )
     leader, started, limit = 0, [child.pid], time.monotonic() + 240
     try:
         while len(started) < 4:  # HTTP, a resource tracker, scheduler, detokenizer
