@@ -37,6 +37,8 @@ DSPARK_RANDOM = 0.976
 (sgl-project/sglang#33083, sgl-project/sglang#34550); their block length is not published, 7 is taken."""
 DSPARK_DECAY = 0.949
 """Factor per further position of a DSpark block, from the same table as `DSPARK_CHAT`."""
+DSPARK_SPREAD = 7.41
+"""Beta concentration of the first between requests, under which both and their decay were fitted."""
 HIGHEST_FIRST = 0.999
 """Mean first-position acceptance beyond which no published length lies."""
 LAWS_TRIED = 201
@@ -104,14 +106,15 @@ def acceptance_law(
     decay = DSPARK_DECAY if dspark else of_text
     # No public run says how later positions differ between requests of other text, or of DSpark.
     decay_spread = calibration.accept_decay_spread if chat and not dspark else None
+    spread = DSPARK_SPREAD if dspark else calibration.accept_spread
     if workload.accept_length is not None:
-        start = AcceptanceLaw(HIGHEST_FIRST, calibration.accept_spread, decay, decay_spread)
+        start = AcceptanceLaw(HIGHEST_FIRST, spread, decay, decay_spread)
         return _law_of(workload.accept_length, start, mtp.num_steps)
     if dspark:
         mean = DSPARK_CHAT if workload.prompts == "chat" else DSPARK_RANDOM
     else:
         mean = mean_accept(calibration, stack, workload)
-    return AcceptanceLaw(mean, calibration.accept_spread, decay, decay_spread)
+    return AcceptanceLaw(mean, spread, decay, decay_spread)
 
 
 def follows_calibration(mtp: Mtp, workload: Workload) -> bool:

@@ -29,8 +29,6 @@ Source = Literal["measured", "interpolated", "fitted", "analytic"]
 
 ALPHA_OF_CODE = {0: 0.0, 1: 1.01, 2: 1.2}
 """Distribution codes of the profile to power-law exponents."""
-NCCL_ALL_GATHER = 0
-"""Code of the operation in the profile's `nccl` table."""
 TABLE_TILE_ROWS = 64
 """Rows of a tile of the expert kernels in the tables (SGLang 0.5.15, default of `fused_moe_triton`)."""
 BACKEND_KERNELS: dict[str, tuple[tuple[str, int], ...]] = {
@@ -233,34 +231,6 @@ class KernelModel:
         known = op_costs.gemm_s(cx, used_n, used_k, owner.hardware, width)
         return grid.seconds(cx, cy) * wanted / known, self._source(owner)
 
-    def allreduce_s(self, num_bytes: ArrayLike, num_gpus: int) -> tuple[Floats, Source]:
-        """All-reduce inside one worker."""
-        size = np.asarray(num_bytes, float)
-        if num_gpus == 1:
-            return np.zeros_like(size), "analytic"
-        found = _allreduce_grid(self)
-        if found is None:
-            return 5e-6 + 2 * size / self.hw.nvlink_bytes_per_s, "analytic"
-        grid, owner = found
-        cx, cy = grid.clamp(size, float(num_gpus))
-        scale = owner.hardware.nvlink_bytes_per_s / self.hw.nvlink_bytes_per_s
-        return grid.seconds(cx, cy) * np.maximum(size / cx, 1.0) * scale, self._source(owner)
-
-    def allgather_s(self, num_bytes: ArrayLike, num_gpus: int) -> tuple[Floats, Source]:
-        """All-gather inside one worker to `num_bytes` on every GPU, through NCCL."""
-        size = np.asarray(num_bytes, float)
-        if num_gpus == 1:
-            return np.zeros_like(size), "analytic"
-        found = _allgather_grid(self)
-        if found is None:
-            return 5e-6 + size * (1 - 1 / num_gpus) / self.hw.nvlink_bytes_per_s, "analytic"
-        grid, owner = found
-        cx, cy = grid.clamp(size, float(num_gpus))
-        # What a GPU receives from others grows with the group, also past the largest one timed.
-        received = (1 - 1 / num_gpus) / (1 - 1 / cy)
-        scale = owner.hardware.nvlink_bytes_per_s / self.hw.nvlink_bytes_per_s
-        return grid.seconds(cx, cy) * np.maximum(size / cx, 1.0) * scale * received, self._source(owner)
-
     def _source(self, owner: Owner) -> Source:
         return "measured" if owner.hardware is self.hw else "interpolated"
 
@@ -373,26 +343,6 @@ def _gemm_grid(kernels: KernelModel, dtype: int, n: int, k: int) -> tuple[Grid, 
     x, t = measured(owner, "gemm", ("m", "time_s"), dtype=dtype, n=used_n, k=used_k)
     xs, _, matrix = pivot(x, np.ones_like(x), t)
     return Grid(xs, np.array([1.0]), matrix), owner, used_n, used_k
-
-
-@lru_cache(maxsize=16)
-def _allreduce_grid(kernels: KernelModel) -> tuple[Grid, Owner] | None:
-    owner = owner_of(kernels.hw, "allreduce", graph=1)
-    if owner is None:
-        return None
-    x, y, t = measured(owner, "allreduce", ("bytes", "num_gpus", "time_s"), graph=1)
-    xs, ys, matrix = pivot(x, y, t)
-    return Grid(xs, ys, complete(matrix, np.repeat(xs[:, None], len(ys), axis=1))), owner
-
-
-@lru_cache(maxsize=16)
-def _allgather_grid(kernels: KernelModel) -> tuple[Grid, Owner] | None:
-    owner = owner_of(kernels.hw, "nccl", op=NCCL_ALL_GATHER)
-    if owner is None:
-        return None
-    x, y, t = measured(owner, "nccl", ("bytes", "num_gpus", "time_s"), op=NCCL_ALL_GATHER)
-    xs, ys, matrix = pivot(x, y, t)
-    return Grid(xs, ys, complete(matrix, np.repeat(xs[:, None], len(ys), axis=1))), owner
 
 
 @cache

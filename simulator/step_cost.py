@@ -19,6 +19,7 @@ from search_spaces.stack import StackVersion
 from simulator import batch_overlap, op_costs
 from simulator.calibration import Calibration, HostCosts
 from simulator.expert_load import placement_ratio, rebalance_s, timed_alpha
+from simulator.kernel_collectives import allgather_s, allreduce_s
 from simulator.kernel_model import KernelModel, Source, kernel_model
 from simulator.memory import MARKOV_RANK
 from simulator.op_costs import Floats
@@ -130,7 +131,7 @@ def _gather_s(scn: Scenario, tokens: Floats) -> tuple[Floats, float]:
     group = scn.group
     moved = tokens * group.attention_dp * scn.model.hidden * BYTES_BF16
     wait = scn.calibration.collective_sync_s * float(np.log2(group.tp))
-    return scn.kernels.allreduce_s(moved, group.tp)[0], wait
+    return allreduce_s(scn.kernels.hw, moved, group.tp)[0], wait
 
 
 def _communication(scn: Scenario, tokens: Floats, prefill: bool) -> tuple[Floats, Floats]:
@@ -179,7 +180,7 @@ def layer_cost(
     )
     if group.attention_tp > 1:
         moved = tokens * model.hidden * BYTES_BF16
-        reduce, source = kernels.allreduce_s(moved, group.attention_tp)
+        reduce, source = allreduce_s(kernels.hw, moved, group.attention_tp)
         skew = scn.calibration.collective_sync_s * np.log2(group.attention_tp)
         cost.add("attention_collective", reduce + skew, source)
     cost.add("routed_experts", *moe)
@@ -201,9 +202,9 @@ def head_cost(scn: Scenario, rows: Floats) -> StepCost:
     spread = shards > group.attention_tp
     gathered = rows * group.attention_dp if spread else rows
     seconds, source = kernels.gemm_s(gathered, model.vocab / shards, model.hidden, bf16=True)
-    seconds = seconds + kernels.allgather_s(gathered * model.vocab * BYTES_BF16, shards)[0]
+    seconds = seconds + allgather_s(kernels.hw, gathered * model.vocab * BYTES_BF16, shards)[0]
     if spread:
-        seconds = seconds + kernels.allgather_s(gathered * model.hidden * BYTES_BF16, shards)[0]
+        seconds = seconds + allgather_s(kernels.hw, gathered * model.hidden * BYTES_BF16, shards)[0]
     cost = StepCost()
     cost.add("head", seconds, source)
     return cost

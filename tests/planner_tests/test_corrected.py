@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.sampler_comparison import hypervolume
 from planner.corrected import Correction, Layouts, gains
 from planner.evaluate import Outcome
 from planner.screen import Candidate
@@ -15,20 +16,10 @@ from planner.search import nondominated_first
 RATES = st.lists(st.tuples(st.floats(0.1, 10), st.floats(0.1, 10)), max_size=8)
 
 
-def area(points):
-    """What points dominate against the origin, by sweeping."""
-    found, best = 0.0, 0.0
-    for x, y in sorted(set(points), reverse=True):
-        if y > best:
-            found += x * (y - best)
-            best = y
-    return found
-
-
 @given(RATES, st.tuples(st.floats(0.1, 10), st.floats(0.1, 10)))
 def test_a_gain_is_the_area_that_a_point_adds(front, point):
     found = gains(np.array([point]), front)[0]
-    assert found == pytest.approx(area([*front, point]) - area(front), abs=1e-9)
+    assert found == pytest.approx(hypervolume([*front, point]) - hypervolume(front), abs=1e-9)
 
 
 def layouts_of(rates, features):

@@ -11,6 +11,7 @@ from search_spaces import catalog_loader
 from simulator import op_costs
 from simulator.calibration import Calibration
 from simulator.cost_tables import CONTEXT_AXIS, TOKEN_AXIS, decode_tables, prefill_tables
+from simulator.kernel_collectives import allgather_s
 from simulator.kernel_grids import Grid
 from simulator.kernel_model import kernel_model
 from simulator.kernel_owners import measured, owner_of
@@ -346,7 +347,7 @@ def test_ranks_that_share_the_head_receive_the_logits_of_all():
 
     assert head_s(1.0, dp_lm_head=False) < head_s(1.0), "a sixteenth of the weights is read"
     assert head_s(256.0, dp_lm_head=False) > 2 * head_s(256.0), "the logits of 4,096 rows arrive everywhere"
-    kernels = scenario(layout="DEP16").kernels
-    received = [float(np.ravel(kernels.allgather_s(1 << 28, ranks)[0])[0]) for ranks in (2, 4, 8, 16)]
-    assert received == sorted(received) and kernels.allgather_s(1 << 28, 1)[0] == 0
+    platform = scenario(layout="DEP16").kernels.hw
+    received = [float(np.ravel(allgather_s(platform, 1 << 28, ranks)[0])[0]) for ranks in (2, 4, 8, 16)]
+    assert received == sorted(received) and allgather_s(platform, 1 << 28, 1)[0] == 0
     assert received[3] / received[1] == pytest.approx((15 / 16) / (3 / 4))
