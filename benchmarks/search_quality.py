@@ -12,6 +12,7 @@ import argparse
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,16 +24,20 @@ from optuna.trial import TrialState
 from benchmarks.sampler_comparison import SAMPLERS, hypervolume
 from planner.evaluate import Bench, Evaluator
 from planner.file_writer import write_file
+from planner.load_search import BATCH
 from planner.markdown import markdown_table
 from planner.plan import bench_of, spaces_of
 from planner.plan_types import PlanRequest
 from planner.screen import usable
-from planner.search import BATCH, Search
+from planner.search import Search
 from planner.text_table import percent, table
 from search_spaces.public_recipes import public_recipes
 from search_spaces.recipe import Recipe
 
 LOADS = (64, 512, 2500)
+"""Loads that are judged."""
+PLANNED = (1, 4, 16, 64, 128, 256, 512, 1024, 2500, 4096, 8192, 16384)
+"""Loads that one plan searches side by side."""
 TIMES = 5
 SAMPLED = 160
 """Trials of each sampler alone; TPE slows down with the square of them."""
@@ -69,14 +74,33 @@ class Judge:
             each.close()
 
 
-def searched(request: PlanRequest, load: int, trials: int, evaluator: Evaluator) -> list[Recipe]:
-    """The search of `plan` at one load."""
+def search_of(request: PlanRequest, evaluator: Evaluator) -> Search:
+    """The search of `plan`, nothing done yet."""
     bench = evaluator.bench
     public = [r for r in public_recipes(bench.model.name, bench.hardware.name) if r.num_gpus <= 72]
-    search = Search(
+    return Search(
         bench, spaces_of(request), public, request.num_gpus, evaluator, None, request.slo, request.objective,
         request.seed,
     )  # fmt: skip
+
+
+def planned(request: PlanRequest, bench: Bench, workers: int) -> dict[int, tuple[int, list[Recipe]]]:
+    """The search of `plan` at all loads side by side: simulations and recipes of each."""
+    evaluator = Evaluator(bench, None, workers)
+    search = search_of(request, evaluator)
+    search.start_screening(PLANNED, request.keep)
+    with ThreadPoolExecutor(workers + 1) as threads:
+        found = search.run_all(PLANNED, request.trials, threads, lambda _, found: found, lambda: None)
+    evaluator.close()
+    return {
+        load: (len(each), [c.recipe for c in each.values()])
+        for load, each in zip(PLANNED, found, strict=True)
+    }
+
+
+def searched(request: PlanRequest, load: int, trials: int, evaluator: Evaluator) -> list[Recipe]:
+    """The same search at one load alone."""
+    search = search_of(request, evaluator)
     search.start_screening([load], request.keep)
     return [c.recipe for c in search.run(load, trials, lambda: None).values()]
 
@@ -116,12 +140,15 @@ def near_front(evaluator: Evaluator, load: int, recipes: Sequence[Recipe]) -> li
     return [r for t, u, r in rates if not any(a > t * more and b > u * more for a, b, _ in rates)]
 
 
-def compared(request: PlanRequest, bench: Bench, load: int, workers: int) -> list[tuple[str, ...]]:
-    """The rows of one load."""
+def compared(
+    request: PlanRequest, bench: Bench, load: int, workers: int, by_plan: tuple[int, list[Recipe]]
+) -> list[tuple[str, ...]]:
+    """The rows of one load, where `by_plan` is what the plan simulated."""
     searches: dict[str, Callable[[Evaluator], list[Recipe]]] = {
         "screened only": partial(searched, request, load, 0),
-        "plan": partial(searched, request, load, request.trials),
-        f"{TIMES} x trials": partial(searched, request, load, TIMES * request.trials),
+        "plan": lambda _: by_plan[1],
+        "this load alone": partial(searched, request, load, request.trials),
+        f"alone, {TIMES} x trials": partial(searched, request, load, TIMES * request.trials),
         **{f"{name} alone": partial(sampled, request, load, name) for name in OTHERS},
     }
     judge, found = Judge(bench, load, workers), {}
@@ -130,6 +157,7 @@ def compared(request: PlanRequest, bench: Bench, load: int, workers: int) -> lis
         recipes = near_front(evaluator, load, search(evaluator))
         found[name] = evaluator.simulated, judge.points(recipes)
         evaluator.close()
+    found["plan"] = by_plan[0], found["plan"][1]
     judge.close()
     top = hypervolume([point for _, points in found.values() for point in points])
     return [
@@ -147,9 +175,10 @@ def page_text(rows: list[tuple[str, ...]], request: PlanRequest) -> str:
                 "Written by `python -m benchmarks.search_quality --page docs/search.md`. "
                 f"{request.model} on {request.hardware}, up to {request.num_gpus} GPUs, "
                 f"{request.isl}/{request.osl} tokens, objective {request.objective}, seed {request.seed}.",
-                f"Per load, `plan` simulates the public recipes and {request.keep} that the fluid model "
-                f"deems best, then {request.trials} more: layouts by the fluid model as simulations correct "
-                "it, single steps from the best, crosses by NSGA-III. The samplers alone draw from the same "
+                f"`plan` searches {len(PLANNED)} loads side by side. Per load it simulates the public ones "
+                f"and {request.keep} that the fluid model deems best, then {request.trials} more: layouts by "
+                "the fluid model as simulations correct it, single steps from the best, half way the best of "
+                "the loads next to it, crosses by NSGA-III. The samplers alone draw from the same "
                 f"spaces, {SAMPLED} trials each. Recipes near each front are simulated anew, whole, under "
                 f"{len(FRESH_SEEDS)} other seeds; shares are of the hypervolume (tokens/s per GPU and per "
                 "user, against the origin) of all searches of a load together, which is no proof of an "
@@ -164,16 +193,17 @@ def page_text(rows: list[tuple[str, ...]], request: PlanRequest) -> str:
 def main() -> None:
     """Compare at a few loads and print or write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--concurrency", type=int, nargs="*", default=LOADS)
+    parser.add_argument("--concurrency", type=int, nargs="*", default=LOADS, choices=PLANNED)
     parser.add_argument("--trials", type=int, default=PlanRequest.model_fields["trials"].default)
     parser.add_argument("--page", type=Path)
     given = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     request = PlanRequest(model="deepseek-ai/DeepSeek-V4-Pro", hardware="gb300", trials=given.trials)
-    bench, rows = bench_of(request), []
+    bench, rows, workers = bench_of(request), [], os.cpu_count() or 1
+    by_plan = planned(request, bench, workers)
     for load in given.concurrency:
-        rows += compared(request, bench, load, os.cpu_count() or 1)
+        rows += compared(request, bench, load, workers, by_plan[load])
         print(table(rows, HEADER), flush=True)
     if given.page:
         write_file(page_text(rows, request), given.page, "--page")

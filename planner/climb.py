@@ -92,18 +92,24 @@ class Climb:
             found += [candidate] if candidate is not None else []
         return found
 
-    def _roots(self) -> tuple[list[Candidate], list[Candidate]]:
-        """The best recipe that may be chosen, and the front along its length."""
-        able = [row for row in self._good if row[3].point and row[3].space in self._spaces]
-        eligible = [row for row in able if self._eligible(row[1:3])]
+    def front_rows(self) -> list[tuple[float, float, float, Candidate]]:
+        """Objective, rates and candidate of what no other beats on both rates, by rate per GPU."""
         front = [
             a
-            for a in able
+            for a in self._good
             if not any((b[1] > a[1] and b[2] >= a[2]) or (b[1] >= a[1] and b[2] > a[2]) for b in self._good)
         ]
-        front.sort(key=lambda row: row[1])
+        return sorted(front, key=lambda row: row[1])
+
+    def _roots(self) -> tuple[list[Candidate], list[Candidate]]:
+        """The best recipe that may be chosen, and the front along its length."""
+        able = [row for row in self._good if self._can_move(row[3])]
+        eligible = [row for row in able if self._eligible(row[1:3])]
         best = [max(eligible, key=lambda row: row[0])[3]] if eligible else []
-        return best, [row[3] for row in front]
+        return best, [row[3] for row in self.front_rows() if self._can_move(row[3])]
+
+    def _can_move(self, candidate: Candidate) -> bool:
+        return bool(candidate.point) and candidate.space in self._spaces
 
     def _next_of(self, root: Candidate) -> Candidate | None:
         """The next neighbour of a root that is worth a simulation."""
@@ -118,7 +124,7 @@ class Climb:
             candidate = lawful_candidate(
                 search.bench, space, move.point, self.concurrency, search.num_gpus, self._tally
             )
-            if candidate is not None and self._worth(candidate):
+            if candidate is not None and self.is_new(candidate):
                 rates = self._rates[digest]
                 self._made[candidate.recipe.digest] = ((move.knob, move.choice), log(rates[0] * rates[1]))
                 return candidate
@@ -128,7 +134,8 @@ class Climb:
         gave = self._gave.get((move.knob, move.choice))
         return sum(gave) / len(gave) if gave else 0.0
 
-    def _worth(self, candidate: Candidate) -> bool:
+    def is_new(self, candidate: Candidate) -> bool:
+        """Whether the loop can tell it from all recipes seen; from now on it is one of them."""
         search = self._search
         try:
             setting = setting_for(search.bench, candidate.recipe, self.concurrency)

@@ -125,16 +125,16 @@ def plan(
             if on_step is not None:
                 on_step("search", min(done[0], total), total)
 
-    def explored(load: int) -> tuple[Chosen | str, Points]:
+    def concluded(load: int, found: dict[str, Candidate]) -> tuple[Chosen | str, Points]:
         points: Points = {}
-        found = search.run(load, request.trials, step)
         return _choose(request, search, load, found, points), points
 
     # Loads side by side keep the processes busy while one of them thinks; a shared study is one queue.
     threads = ThreadPoolExecutor(1 if shared is not None else evaluator.workers + 1)
     try:
         search.start_screening(loads, request.keep)
-        return _conclude(request, search, dict(zip(loads, threads.map(explored, loads), strict=True)))
+        explored = search.run_all(loads, request.trials, threads, concluded, step)
+        return _conclude(request, search, dict(zip(loads, explored, strict=True)))
     finally:
         evaluator.close()
         threads.shutdown(cancel_futures=True)

@@ -7,12 +7,11 @@ import json
 import logging
 import threading
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.distributions import CategoricalDistribution
@@ -20,19 +19,9 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from planner.climb import Climb
-from planner.corrected import Correction, Layouts
 from planner.evaluate import Bench, Evaluator, Outcome
-from planner.screen import (
-    Candidate,
-    Screening,
-    Tally,
-    lawful,
-    lawful_candidate,
-    layout_at,
-    screen,
-    usable,
-)
+from planner.load_search import POPULATION, LoadSearch, next_to
+from planner.screen import Candidate, Screening, Tally, lawful, lawful_candidate, screen, usable
 from planner.shared_study import SharedStudy
 from search_spaces.recipe import Recipe
 from search_spaces.space import SearchSpace
@@ -42,12 +31,11 @@ from search_spaces.workload import Slo
 logging.getLogger("optuna").setLevel(logging.WARNING)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-BATCH = 8
-"""Recipes simulated between looks at what they gave; the same on any number of processes."""
-POPULATION = 16
-"""Recipes per generation of the sampler; a budget per load is a few generations."""
+Found = TypeVar("Found")
+EXPLORED = 0.5
+"""Share of the trials for new layouts and single steps before loads look at each other."""
 CROSSED = 0.25
-"""Share of the trials that cross the best recipes; the others are new layouts and single steps."""
+"""Share of the trials that cross the best recipes."""
 
 
 class Search:
@@ -119,102 +107,81 @@ class Search:
                 screen, self.bench, tuple(self.spaces), self.num_gpus, self.slo, self.objective, load, keep
             )
 
+    def run_all(
+        self,
+        loads: Sequence[int],
+        budget: int,
+        threads: Executor,
+        conclude: Callable[[int, dict[str, Candidate]], Found],
+        on_trial: Callable[[], None],
+    ) -> list[Found]:
+        """Explore loads side by side; half way each looks at what is good at the ones next to it.
+
+        Args:
+            loads: ascending, their screening started.
+            budget: trials per load.
+            threads: where loads wait for their simulations.
+            conclude: called with a load and its candidates by recipe digest, all simulated in short.
+            on_trial: called after each trial.
+
+        Returns:
+            What `conclude` returned, in the order of loads.
+        """
+        begun = list(threads.map(lambda load: self.begin(load, budget, on_trial), loads))
+        fronts = [at_load.front() for at_load in begun]
+
+        def conclusion(index: int) -> Found:
+            return conclude(loads[index], self.finish(begun[index], budget, next_to(fronts, index)))
+
+        return list(threads.map(conclusion, range(len(loads))))
+
     def run(self, concurrency: int, budget: int, on_trial: Callable[[], None]) -> dict[str, Candidate]:
-        """Explore one concurrency: public recipes and screened ones, then layouts, single steps and crosses.
+        """Explore one load by itself; returns candidates by recipe digest, all simulated in short."""
+        return self.finish(self.begin(concurrency, budget, on_trial), budget)
 
-        Layouts are those that the corrected fluid model deems best, steps and crosses start from the best
-        recipes so far. Returns candidates by recipe digest, all of them simulated at short fidelity.
-        """
-        tally = Tally()
+    def begin(self, concurrency: int, budget: int, on_trial: Callable[[], None]) -> LoadSearch:
+        """Simulate public and screened recipes of a load, then layouts and single steps from the best."""
         screening = self._screening.pop(concurrency).result()
-        tally.add(screening.tally)
-        rows = dict(zip((c.recipe.digest for c in screening.kept), screening.rows, strict=True))
+        at_load = LoadSearch(self, concurrency, screening, on_trial)
         first = [self._located(r, concurrency) for r in self.public_at(concurrency)] + screening.kept
-        found = {c.recipe.digest: c for c in first}
-        if self._shared is not None:
-            self._count(tally)
-            return self._run_shared(self._shared, concurrency, budget, found, on_trial)
-        climb, correction = Climb(self, concurrency, tally), Correction(screening.layouts)
-        done: list[tuple[Candidate, Outcome]] = []
+        if self._shared is None:
+            at_load.simulate(list({c.recipe.digest: c for c in first}.values()))
+            at_load.explore(int(budget * EXPLORED))
+        else:
+            at_load.found = {c.recipe.digest: c for c in first}
+            self._run_shared(self._shared, concurrency, budget, at_load.found, on_trial)
+        return at_load
 
-        def simulate(batch: Sequence[Candidate]) -> None:
-            """Simulate candidates in short, and tell all that propose."""
-            found.update((c.recipe.digest, c) for c in batch)
-            outcomes = self.evaluator.map([(c.recipe, concurrency, True) for c in batch])
-            for candidate, (_, _, outcome) in zip(batch, outcomes, strict=True):
-                done.append((candidate, outcome))
-                climb.learn(candidate, outcome)
-                row = rows.get(candidate.recipe.digest)
-                if row is not None:
-                    correction.learn(row, (outcome.throughput, outcome.interactivity), usable(outcome))
-                on_trial()
+    def finish(
+        self, at_load: LoadSearch, budget: int, neighbours: Sequence[Candidate] = ()
+    ) -> dict[str, Candidate]:
+        """Simulate what is good at neighbouring loads, go on from the best of all, and cross them.
 
-        simulate(list(found.values()))
-        crosses, left = int(budget * CROSSED), budget
-        while left > crosses:
-            layouts = correction.next_rows(min(BATCH // 2, left), climb.front)
-            batch = [self._layout(screening.layouts, row, concurrency) for row in layouts]
-            rows |= dict(zip((c.recipe.digest for c in batch), layouts, strict=True))
-            batch += climb.next_batch(min(BATCH - BATCH // 2, left - len(batch)))
-            if not batch:
-                break
-            left -= len(batch)
-            simulate(batch)
-        for batch in self._crosses(concurrency, left, done, tally):
-            simulate(batch)
-        self._keep(concurrency, done)
-        self._count(tally)
-        return found
+        Args:
+            at_load: a begun search.
+            budget: the one that it was begun with.
+            neighbours: recipes of other loads, the most promising first.
 
-    def _layout(self, layouts: Layouts, row: int, concurrency: int) -> Candidate:
-        space, index = layouts.where[row]
-        return layout_at(self.bench, self.spaces[space], self.num_gpus, int(index), concurrency)
-
-    def _count(self, tally: Tally) -> None:
-        """Add up what a load saw; loads are searched side by side."""
-        with self._lock:
-            self.tally.add(tally)
-
-    def _crosses(
-        self, concurrency: int, budget: int, done: Sequence[tuple[Candidate, Outcome]], tally: Tally
-    ) -> Iterator[list[Candidate]]:
-        """Batches bred by NSGA-III from the best recipes of the space that holds most of them.
-
-        The sampler breeds only from trials that it handed out itself, so that it is asked for those first.
+        Returns:
+            Candidates by recipe digest, all of them simulated at short fidelity.
         """
-        ranked = nondominated_first([item for item in done if item[0].point and usable(item[1])])
-        if not ranked or budget < 1:
-            return
-        names = Counter(candidate.space for candidate, _ in ranked[:POPULATION])
-        space = next(s for s in self.spaces if s.name == names.most_common(1)[0][0])
-        parents = [item for item in ranked if item[0].space == space.name][:POPULATION]
-        if len(parents) < 2:
-            return  # nothing to cross
-        knobs = space.knobs()
-        distributions: dict[str, Any] = {k: CategoricalDistribution(choices) for k, choices in knobs.items()}
+        if self._shared is None:
+            crossed = int(budget * CROSSED)
+            left = budget - int(budget * EXPLORED) - crossed
+            adopted = at_load.adopt(neighbours, left // 2)
+            at_load.explore(left - adopted)
+            at_load.cross(crossed)
+            self._keep(at_load.concurrency, at_load.done)
+        with self._lock:
+            self.tally.add(at_load.tally)
+        return at_load.found
+
+    def breeding_study(self, concurrency: int, population: int) -> optuna.Study:
+        """An empty study in memory that breeds by NSGA-III."""
         with self._lock, warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = optuna.samplers.NSGAIIISampler(
-                seed=self.seed + concurrency, population_size=len(parents)
-            )
-        study = optuna.create_study(sampler=sampler, directions=["maximize", "maximize"])
-        for parent, outcome in parents:
-            study.enqueue_trial({k: parent.point[k] for k in knobs if k in parent.point})
-            study.tell(study.ask(distributions), [outcome.throughput, outcome.interactivity])
-        while budget > 0:
-            asked = [study.ask(distributions) for _ in range(min(BATCH, budget))]
-            budget -= len(asked)
-            bred = [
-                (trial, lawful_candidate(self.bench, space, trial.params, concurrency, self.num_gpus, tally))
-                for trial in asked
-            ]
-            yield [candidate for _, candidate in bred if candidate is not None]
-            outcomes = {candidate.recipe.digest: outcome for candidate, outcome in done}
-            for trial, child in bred:
-                if child is not None and usable(gave := outcomes[child.recipe.digest]):
-                    study.tell(trial, [gave.throughput, gave.interactivity])
-                else:
-                    study.tell(trial, state=TrialState.PRUNED)
+            sampler = optuna.samplers.NSGAIIISampler(seed=self.seed + concurrency, population_size=population)
+        return optuna.create_study(sampler=sampler, directions=["maximize", "maximize"])
 
     def _run_shared(
         self,
@@ -223,8 +190,8 @@ class Search:
         budget: int,
         found: dict[str, Candidate],
         on_trial: Callable[[], None],
-    ) -> dict[str, Candidate]:
-        """The same with other processes: what they find counts, and is not simulated here again."""
+    ) -> None:
+        """Explore with other processes: what they find counts, and is not simulated here again."""
         space = hashlib.sha256(f"{self.num_gpus}{self.spaces}".encode()).hexdigest()[:16]
         name = f"{self.evaluator.key(_NO_RECIPE, concurrency, True)}-{space}"
         with warnings.catch_warnings():
@@ -247,7 +214,6 @@ class Search:
         for recipe, outcome, origin in shared.results():
             if usable(outcome):
                 found.setdefault(recipe.digest, Candidate(recipe, origin))
-        return found
 
     def _located(self, recipe: Recipe, concurrency: int) -> Candidate:
         """A public recipe with its point in the space, from which the sampler breeds."""
@@ -311,17 +277,6 @@ class Search:
                 "origin": candidate.origin,
             },
         )
-
-
-def nondominated_first(items: Sequence[tuple[Candidate, Outcome]]) -> list[tuple[Candidate, Outcome]]:
-    """The same items: those that no other beats on both rates, then those that only these beat, and so on."""
-    left, found = list(items), []
-    while left:
-        rates = [(outcome.throughput, outcome.interactivity) for _, outcome in left]
-        best = [not any(t > a and u > b for t, u in rates) for a, b in rates]
-        found += [item for item, first in zip(left, best, strict=True) if first]
-        left = [item for item, first in zip(left, best, strict=True) if not first]
-    return found
 
 
 class _NoRecipe:
