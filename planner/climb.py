@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from math import log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from planner.evaluate import Outcome, setting_for
-from planner.moves import Move, neighbours
+from planner.moves import Move, is_of_layout, neighbours
 from planner.screen import Candidate, Tally, lawful_candidate, meets, objective_value, usable
 from search_spaces.errors import Infeasible
 from search_spaces.space_points import Site
@@ -18,6 +18,12 @@ from simulator.world import fingerprint
 if TYPE_CHECKING:
     from planner.search import Search
 
+TRIED_BEFORE = 1e3
+"""What puts moves that gave nothing elsewhere behind untried ones."""
+Setting = tuple[str, Any]
+"""A knob and its choice."""
+LEAST_GAIN = 1e-3
+"""Natural logarithm of the worth that a setting must add to be given to other recipes."""
 BEST_EVERY = 3
 """Every so many proposals one starts from the best recipe, the others from the front."""
 
@@ -26,7 +32,8 @@ class Climb:
     """Proposes neighbours of the best recipe and of the front, in turn; forgets what changes nothing.
 
     A neighbour that the loop cannot tell from a recipe already simulated is passed over. What a move gave
-    from one recipe is a guess of what it gives from others: moves that helped go first, then untried ones.
+    from one recipe is a guess of what it gives from others: a recipe is first given all settings that helped
+    elsewhere, then moves that helped go first, then untried ones.
     """
 
     def __init__(self, search: Search, concurrency: int, tally: Tally) -> None:
@@ -41,10 +48,12 @@ class Climb:
         self._rates: dict[str, tuple[float, float]] = {}
         self._seen: set[Hashable] = set()
         self._open: dict[str, list[Move]] = {}
-        self._made: dict[str, tuple[Hashable, float]] = {}
-        """Digest of what was proposed to the move that led there, and where from."""
-        self._gave: defaultdict[Hashable, list[float]] = defaultdict(list)
+        self._made: dict[str, tuple[tuple[Setting, ...], float]] = {}
+        """Digest of what was proposed to the settings that led there, and the worth where they started."""
+        self._gave: defaultdict[Setting, list[float]] = defaultdict(list)
         """Move to natural logarithms of what it changed the worth of a recipe by."""
+        self._heard: Mapping[Setting, float] = {}
+        """The same at other loads, on average."""
         self._turn = 0
 
     def learn(self, candidate: Candidate, outcome: Outcome) -> None:
@@ -58,8 +67,9 @@ class Climb:
             return
         rates = outcome.throughput, outcome.interactivity
         if candidate.recipe.digest in self._made:
-            move, before = self._made[candidate.recipe.digest]
-            self._gave[move].append(log(rates[0] * rates[1]) - before)
+            moves, before = self._made[candidate.recipe.digest]
+            for move in moves:
+                self._gave[move].append((log(rates[0] * rates[1]) - before) / len(moves))
         value = objective_value(outcome, candidate.recipe, search.objective)
         public = candidate.origin == "public" and self.concurrency in candidate.recipe.concurrencies
         if public and (self._bar is None or value > self._best):
@@ -78,6 +88,34 @@ class Climb:
     def front(self) -> list[tuple[float, float]]:
         """Rates per GPU and per user of all that runs and keeps the limits."""
         return [row[1:3] for row in self._good]
+
+    def gave(self) -> dict[Setting, float]:
+        """Mean natural logarithm of what each move tried here changed the worth of a recipe by."""
+        return {move: sum(values) / len(values) for move, values in self._gave.items()}
+
+    def hear(self, others: Sequence[Mapping[Setting, float]]) -> None:
+        """Take what moves gave at other loads for what they give here, until they are tried here."""
+        moves = {move for one in others for move in one}
+        values = {move: [one[move] for one in others if move in one] for move in moves}
+        self._heard = {move: sum(found) / len(found) for move, found in values.items()}
+
+    def improved(self, candidate: Candidate) -> Candidate:
+        """A candidate with the settings that helped others most, if the laws allow all of them."""
+        space = self._spaces[candidate.space]
+        settings = {knob: choice for knob, choice in self._settings().items() if knob in space.knobs()}
+        if all(candidate.point.get(knob) == choice for knob, choice in settings.items()):
+            return candidate
+        search, point = self._search, dict(candidate.point) | settings
+        better = lawful_candidate(search.bench, space, point, self.concurrency, search.num_gpus, self._tally)
+        return better or candidate
+
+    def _settings(self) -> dict[str, Any]:
+        """The choice that gave most, of each knob besides the layout's of which one gave something."""
+        best: dict[str, tuple[float, Any]] = {}
+        for (knob, choice), value in {**self._heard, **self.gave()}.items():
+            if value > max(LEAST_GAIN, best[knob][0] if knob in best else 0.0) and not is_of_layout(knob):
+                best[knob] = value, choice
+        return {knob: choice for knob, (_, choice) in best.items()}
 
     def next_batch(self, count: int) -> list[Candidate]:
         """Up to `count` neighbours to simulate; none when all roots are exhausted."""
@@ -112,8 +150,12 @@ class Climb:
         return bool(candidate.point) and candidate.space in self._spaces
 
     def _next_of(self, root: Candidate) -> Candidate | None:
-        """The next neighbour of a root that is worth a simulation."""
+        """The root with all settings that helped elsewhere, else its next neighbour worth a simulation."""
         digest, search = root.recipe.digest, self._search
+        better = self.improved(root)
+        if better.recipe.digest != digest and self.is_new(better):
+            changed = [(k, v) for k, v in better.point.items() if root.point.get(k) != v]
+            return self._proposed(better, root, *changed)
         space = self._spaces[root.space]
         if digest not in self._open:
             self._open[digest] = neighbours(space, root.point, self._site, self._rng)
@@ -125,14 +167,22 @@ class Climb:
                 search.bench, space, move.point, self.concurrency, search.num_gpus, self._tally
             )
             if candidate is not None and self.is_new(candidate):
-                rates = self._rates[digest]
-                self._made[candidate.recipe.digest] = ((move.knob, move.choice), log(rates[0] * rates[1]))
-                return candidate
+                return self._proposed(candidate, root, (move.knob, move.choice))
         return None
 
+    def _proposed(self, candidate: Candidate, root: Candidate, *moves: Setting) -> Candidate:
+        rates = self._rates[root.recipe.digest]
+        self._made[candidate.recipe.digest] = moves, log(rates[0] * rates[1])
+        return candidate
+
     def _promise(self, move: Move) -> float:
-        gave = self._gave.get((move.knob, move.choice))
-        return sum(gave) / len(gave) if gave else 0.0
+        """What helped comes first, then what nobody tried."""
+        setting = move.knob, move.choice
+        gave = self._gave.get(setting)
+        value = sum(gave) / len(gave) if gave else self._heard.get(setting)
+        if value is None:
+            return 0.0
+        return value if value > LEAST_GAIN else value - TRIED_BEFORE
 
     def is_new(self, candidate: Candidate) -> bool:
         """Whether the loop can tell it from all recipes seen; from now on it is one of them."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from planner.climb import Climb
+from planner.climb import Climb, Setting
 from planner.corrected import Correction, Layouts
 from planner.evaluate import Outcome
 from planner.screen import Candidate, Screening, Tally, lawful_candidate, layout_at, usable
@@ -22,6 +22,15 @@ BATCH = 8
 """Recipes simulated between looks at what they gave; the same on any number of processes."""
 POPULATION = 16
 """Recipes per generation of the sampler; a budget per load is a few generations."""
+
+
+class Advice(NamedTuple):
+    """What one load tells the next."""
+
+    front: list[Candidate]
+    """Recipes of the spaces that no other beats on both rates, by rate per GPU."""
+    gave: dict[Setting, float]
+    """What settings changed the worth of a recipe by (`Climb.gave`)."""
 
 
 class LoadSearch:
@@ -62,7 +71,7 @@ class LoadSearch:
         """Simulate new layouts and single steps from the best recipes, half of each."""
         while budget > 0:
             layouts = self._correction.next_rows(min(BATCH // 2, budget), self._climb.front)
-            batch = [self._layout(row) for row in layouts]
+            batch = [self._climb.improved(self._layout(row)) for row in layouts]
             self._rows |= dict(zip((c.recipe.digest for c in batch), layouts, strict=True))
             batch += self._climb.next_batch(min(BATCH - BATCH // 2, budget - len(batch)))
             if not batch:
@@ -70,31 +79,31 @@ class LoadSearch:
             budget -= len(batch)
             self.simulate(batch)
 
-    def adopt(self, neighbours: Sequence[Candidate], budget: int) -> int:
+    def advice(self) -> Advice:
+        """What a search at another load may learn here."""
+        candidates = [row[3] for row in self._climb.front_rows()]
+        return Advice([c for c in candidates if c.point and c.space], self._climb.gave())
+
+    def heed(self, near: Sequence[Advice], budget: int) -> int:
         """Simulate recipes that are good at other loads, with knobs derived anew; returns how many.
 
         Args:
-            neighbours: the best first.
+            near: of the loads next to this one.
             budget: simulations at most.
         """
+        self._climb.hear([one.gave for one in near])
         spaces = {space.name: space for space in self._search.spaces}
         batch: list[Candidate] = []
-        for one in neighbours:
-            if len(batch) == budget:
-                break
-            candidate = lawful_candidate(
-                self._search.bench, spaces[one.space], one.point, self.concurrency, self._search.num_gpus,
-                self.tally,
-            )  # fmt: skip
-            if candidate is not None and self._climb.is_new(candidate):
-                batch.append(candidate)
+        for group in zip_longest(*(spread(one.front) for one in near)):
+            for one in (c for c in group if c is not None):
+                candidate = lawful_candidate(
+                    self._search.bench, spaces[one.space], one.point, self.concurrency,
+                    self._search.num_gpus, self.tally,
+                )  # fmt: skip
+                if len(batch) < budget and candidate is not None and self._climb.is_new(candidate):
+                    batch.append(candidate)
         self.simulate(batch)
         return len(batch)
-
-    def front(self) -> list[Candidate]:
-        """Recipes of the spaces that no other beats on both rates, by rate per GPU."""
-        candidates = [row[3] for row in self._climb.front_rows()]
-        return [c for c in candidates if c.point and c.space]
 
     def cross(self, budget: int) -> None:
         """Simulate crosses of the best recipes."""
@@ -156,17 +165,6 @@ def nondominated_first(items: Sequence[tuple[Candidate, Outcome]]) -> list[tuple
         found += [item for item, first in zip(left, best, strict=True) if first]
         left = [item for item, first in zip(left, best, strict=True) if not first]
     return found
-
-
-def next_to(fronts: Sequence[Sequence[Candidate]], index: int) -> list[Candidate]:
-    """Fronts of the loads next to one, each thinned to what a search can try, in turn.
-
-    Args:
-        fronts: of all loads in ascending order.
-        index: of the load.
-    """
-    near = [fronts[i] for i in (index - 1, index + 1) if 0 <= i < len(fronts)]
-    return [c for group in zip_longest(*(spread(front) for front in near)) for c in group if c is not None]
 
 
 def spread(front: Sequence[Candidate]) -> list[Candidate]:

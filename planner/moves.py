@@ -18,6 +18,11 @@ class Move(NamedTuple):
     point: dict[str, Any]
 
 
+def is_of_layout(knob: str) -> bool:
+    """Whether a knob tells layouts apart: drafts, and plan and workers of a role."""
+    return knob == "mtp_steps" or knob.endswith((".plan", ".workers"))
+
+
 def neighbours(space: SearchSpace, point: Mapping[str, Any], site: Site, rng: random.Random) -> list[Move]:
     """Points that differ in one knob by one place of its choices, in random order.
 

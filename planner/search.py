@@ -20,7 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from planner.evaluate import Bench, Evaluator, Outcome
-from planner.load_search import POPULATION, LoadSearch, next_to
+from planner.load_search import POPULATION, Advice, LoadSearch
 from planner.screen import Candidate, Screening, Tally, lawful, lawful_candidate, screen, usable
 from planner.shared_study import SharedStudy
 from search_spaces.recipe import Recipe
@@ -128,10 +128,11 @@ class Search:
             What `conclude` returned, in the order of loads.
         """
         begun = list(threads.map(lambda load: self.begin(load, budget, on_trial), loads))
-        fronts = [at_load.front() for at_load in begun]
+        advice = [at_load.advice() for at_load in begun]
 
         def conclusion(index: int) -> Found:
-            return conclude(loads[index], self.finish(begun[index], budget, next_to(fronts, index)))
+            near = [advice[i] for i in (index - 1, index + 1) if 0 <= i < len(loads)]
+            return conclude(loads[index], self.finish(begun[index], budget, near))
 
         return list(threads.map(conclusion, range(len(loads))))
 
@@ -152,15 +153,13 @@ class Search:
             self._run_shared(self._shared, concurrency, budget, at_load.found, on_trial)
         return at_load
 
-    def finish(
-        self, at_load: LoadSearch, budget: int, neighbours: Sequence[Candidate] = ()
-    ) -> dict[str, Candidate]:
+    def finish(self, at_load: LoadSearch, budget: int, near: Sequence[Advice] = ()) -> dict[str, Candidate]:
         """Simulate what is good at neighbouring loads, go on from the best of all, and cross them.
 
         Args:
             at_load: a begun search.
             budget: the one that it was begun with.
-            neighbours: recipes of other loads, the most promising first.
+            near: of the loads next to it.
 
         Returns:
             Candidates by recipe digest, all of them simulated at short fidelity.
@@ -168,7 +167,7 @@ class Search:
         if self._shared is None:
             crossed = int(budget * CROSSED)
             left = budget - int(budget * EXPLORED) - crossed
-            adopted = at_load.adopt(neighbours, left // 2)
+            adopted = at_load.heed(near, left // 2)
             at_load.explore(left - adopted)
             at_load.cross(crossed)
             self._keep(at_load.concurrency, at_load.done)

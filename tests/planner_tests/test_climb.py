@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 
 from planner.climb import Climb
+from planner.corrected import Layouts
 from planner.evaluate import Evaluator, Outcome, setting_for
+from planner.load_search import LoadSearch, spread
 from planner.moves import neighbours
 from planner.plan import bench_of
 from planner.role_sides import Sides
-from planner.screen import Tally, lawful_candidate, screen
+from planner.screen import Candidate, Screening, Tally, lawful_candidate, screen
 from planner.search import Search
 from search_spaces.errors import Infeasible
 from search_spaces.space import load_spaces
@@ -98,17 +101,79 @@ def test_a_role_is_judged_once_however_many_layouts_share_it():
     )
 
 
-def test_one_recipe_alone_has_nothing_to_be_crossed_with():
+def at_load(search, load=16):
+    """A search at one load that nothing was screened for."""
+    none = Layouts(np.zeros((0, 2)), np.zeros(0), np.zeros((0, 6)), np.zeros((0, 2), dtype=np.int64))
+    return LoadSearch(search, load, Screening([], Tally(), none, []), lambda: None)
+
+
+def candidate_at(search, index, **knobs):
+    point = topologies(SPACE, 24)[index] | {f"decode.{name}": choice for name, choice in knobs.items()}
+    found = lawful_candidate(search.bench, SPACE, point, 16, 24, Tally())
+    assert found is not None
+    return found
+
+
+def gave(total, user=50.0):
+    return Outcome({"total_tokens_per_s_per_gpu": total, "tokens_per_s_per_user": user})
+
+
+@pytest.fixture
+def search():
     evaluator = Evaluator(bench_of(request()), None, 1)
-    search = search_of(evaluator)
-    done = []
-    for point in topologies(SPACE, 24)[:2]:
-        candidate = lawful_candidate(evaluator.bench, SPACE, point, 16, 24, Tally())
-        assert candidate is not None
-        rates = {"total_tokens_per_s_per_gpu": 100.0, "tokens_per_s_per_user": 50.0}
-        done.append((candidate, Outcome(rates)))
-    assert list(search._crosses(16, 8, done[:1], Tally())) == []
-    tally = Tally()
-    first = next(search._crosses(16, 8, done, tally))
+    yield search_of(evaluator)
     evaluator.close()
-    assert tally.considered == 8 and all(c.space == SPACE.name for c in first)
+
+
+def test_one_recipe_alone_has_nothing_to_be_crossed_with(search):
+    alone, both = at_load(search), at_load(search)
+    alone.done = [(candidate_at(search, 0), gave(100.0))]
+    both.done = [(candidate_at(search, index), gave(100.0)) for index in (0, 1)]
+    assert list(alone._crosses(8)) == []
+    first = next(both._crosses(8))
+    assert both.tally.considered == 8 and all(c.space == SPACE.name for c in first)
+
+
+@pytest.mark.parametrize(("total", "taken"), [(110.0, True), (90.0, False)])
+def test_a_setting_that_helped_is_given_to_other_recipes(search, total, taken):
+    climb = Climb(search, 16, Tally())
+    climb.learn(candidate_at(search, 0), gave(100.0))
+    for proposed in climb.next_batch(1000):
+        climb.learn(proposed, gave(total if proposed.recipe.decode.swa_full_tokens_ratio == 0.1 else 90.0))
+    other = candidate_at(search, -1)
+    better = climb.improved(other)
+    assert other.recipe.decode.swa_full_tokens_ratio != 0.1
+    assert (better.recipe.decode.swa_full_tokens_ratio == 0.1) == taken
+    assert better.recipe.topology == other.recipe.topology
+    assert better.recipe.decode.mem_fraction_static == other.recipe.decode.mem_fraction_static
+
+
+def test_what_helped_at_other_loads_holds_until_it_is_tried(search):
+    climb = Climb(search, 16, Tally())
+    climb.hear([{("decode.mem_fraction_static", 0.94): 0.1}, {("decode.mem_fraction_static", 0.94): -0.02}])
+    before = candidate_at(search, 0)
+    assert climb.improved(before).recipe.decode.mem_fraction_static == 0.94
+    climb.learn(before, gave(100.0))
+    for proposed in climb.next_batch(1000):
+        climb.learn(proposed, gave(90.0))
+    assert climb.improved(before) == before
+
+
+def test_a_load_tries_what_is_good_next_to_it(search):
+    first, second = at_load(search, 16), at_load(search, 32)
+    for index in (0, 1):
+        first._climb.learn(candidate_at(search, index), gave(100.0 + index, 50.0 - index))
+    advice = first.advice()
+    assert [c.recipe.digest for c in advice.front] == [candidate_at(search, i).recipe.digest for i in (0, 1)]
+    assert second.heed([advice], 8) == 2
+    assert second.heed([advice], 8) == 0
+    assert {c.point["decode.plan"] for c in second.found.values()} == {
+        c.point["decode.plan"] for c in advice.front
+    }
+
+
+def test_the_first_few_of_a_front_cover_its_length(search):
+    candidate = candidate_at(search, 0)
+    front = [Candidate(candidate.recipe, str(index)) for index in range(9)]
+    order = [int(c.origin) for c in spread(front)]
+    assert order[:4] == [0, 8, 4, 2] and sorted(order) == list(range(9))
