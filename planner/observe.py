@@ -217,8 +217,10 @@ def observed(
 def warmed_up(server: SglangServer, what: Observation) -> int:
     """Run every size of pass that the loads may need, and bursts like theirs; returns the prompts sent."""
     driver = StepDriver(server, what.recipe.serving, StepPlan(), None)
-    limit = what.recipe.serving.max_running_per_rank
-    side_by_side = [min(one.concurrency, limit) for one in what.workloads]
+    group = what.recipe.serving
+    side_by_side = [
+        min(-(-one.concurrency // group.attention_dp), group.max_running_per_rank) for one in what.workloads
+    ]
     most = max(n * one.isl for n, one in zip(side_by_side, what.workloads, strict=True))
     sent = driver.warm_up(most, max(side_by_side))
     for n, one in zip(side_by_side, what.workloads, strict=True):

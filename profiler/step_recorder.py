@@ -29,7 +29,12 @@ MODES = {
     "TARGET_VERIFY": "verify",
 }
 """Passes of the target model that are recorded."""
-DRAFT_MODES = {"DECODE": "draft", "EXTEND": "draft_extend", "DRAFT_EXTEND": "draft_extend"}
+DRAFT_MODES = {
+    "DECODE": "draft",
+    "EXTEND": "draft_extend",
+    "DRAFT_EXTEND": "draft_extend",
+    "DRAFT_EXTEND_V2": "draft_extend",
+}
 WRITE_EVERY_S = 0.05
 """Between two looks at what is finished."""
 
@@ -67,7 +72,7 @@ class Recorder:
     def around(self, original: Callable[..., Any], runner: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """Run a forward pass and note its shape and times."""
         row = shape_of(batch, bool(getattr(runner, "is_draft_worker", False)))
-        if row is None or getattr(runner, "tp_rank", 0) != 0:
+        if row is None or getattr(runner, "tp_rank", 0) != 0 or _capturing(batch):
             return original(runner, batch, *args, **kwargs)
         start, end = _events(batch)
         row["t"] = time.time()
@@ -129,6 +134,15 @@ def shape_of(batch: Any, draft: bool) -> dict[str, Any] | None:
         "new_tokens": new_tokens,
         "context": max(0.0, cached / sequences),
     }
+
+
+def _capturing(batch: Any) -> bool:
+    """Whether a graph is captured, as draft passes are: its events could never be read."""
+    if batch.input_ids.device.type != "cuda":
+        return False
+    import torch
+
+    return bool(torch.cuda.is_current_stream_capturing())
 
 
 def _events(batch: Any) -> tuple[Any, Any]:

@@ -197,9 +197,10 @@ class StepDriver:
         self._ids = random.Random(0)
 
     def _prompts(self, point: StepPoint) -> list[list[int]]:
+        """The point's prompts for every attention rank; an engine deals them out in turn."""
         return [
             [self._ids.randrange(LOWEST_ID, HIGHEST_ID) for _ in range(point.tokens)]
-            for _ in range(point.sequences)
+            for _ in range(point.sequences * self.group.attention_dp)
         ]
 
     def run(self, point: StepPoint, new_tokens: int) -> tuple[list[Pass], float]:
@@ -216,8 +217,7 @@ class StepDriver:
                     "attach with --endpoint for a client's view"
                 )
             return found, spent
-        total = point.sequences * point.tokens
-        fits = total <= self.group.chunk_tokens_per_rank * self.group.attention_dp
+        fits = point.sequences * point.tokens <= self.group.chunk_tokens_per_rank
         return client_passes(sent, tokens, point.tokens, point.sequences, fits), spent
 
     def warm_up(self, most_tokens: int, sequences: int) -> int:
@@ -232,7 +232,7 @@ class StepDriver:
         self.server.generate(
             self._prompts(StepPoint(kind="decode", sequences=sequences, tokens=SHORT_PROMPT)), WARM_UP_TOKENS
         )
-        return len(lengths) + sequences
+        return (len(lengths) + sequences) * self.group.attention_dp
 
     def measure(self, point: StepPoint) -> PointRecord:
         """Rows of one point; the request's own latency for a `latency` point."""
@@ -283,9 +283,13 @@ class StepDriver:
         """
         for _ in range(REHEARSALS):
             lengths = [self._ids.randint(shortest, longest) for _ in range(sequences)]
-            prompts = [self._prompts(StepPoint(kind="prefill", sequences=1, tokens=n))[0] for n in lengths]
+            prompts = [
+                prompt
+                for n in lengths
+                for prompt in self._prompts(StepPoint(kind="prefill", sequences=1, tokens=n))
+            ]
             self.server.generate(prompts, WARM_UP_TOKENS)
-        return REHEARSALS * sequences
+        return REHEARSALS * sequences * self.group.attention_dp
 
     def _request_seconds(self, point: StepPoint) -> float | None:
         """Median time of short requests outside their passes; None for a client, who sees them inside."""

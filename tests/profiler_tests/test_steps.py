@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -127,6 +128,22 @@ def test_a_warm_up_meets_every_tile_up_to_the_chunk():
     assert len(sent) == 3 and all(10 <= n <= 20 for lengths in sent for n in lengths)
 
 
+def test_every_attention_rank_gets_the_prompts_of_a_point():
+    sent: list[list[int]] = []
+
+    def generate(prompts: list[list[int]], new_tokens: int) -> list[tuple[float, int]]:
+        sent.append([len(prompt) for prompt in prompts])
+        return [(0.1 * k, i) for k in range(new_tokens) for i in range(len(prompts))]
+
+    group = GROUP.model_copy(update={"tp": 2, "attention_dp": 2, "chunk_tokens_per_rank": 128})
+    driver = StepDriver(SimpleNamespace(generate=generate), group, StepPlan(), None)  # type: ignore[arg-type]
+    driver.run(StepPoint(kind="decode", sequences=3, tokens=8), 4)
+    assert driver.warm_up(128, 3) == 2 * (2 + 3)
+    assert driver.rehearse(2, 10, 20) == 12
+    assert [len(lengths) for lengths in sent] == [6, 2, 2, 6, 4, 4, 4]
+    assert sent[0] == [8] * 6 and sent[3] == [16] * 6
+
+
 def test_merging_keeps_the_better_known_row():
     many, few = row("decode", 2, 2, 10.2, 1.0), row("decode", 2, 2, 9.9, 2.0).model_copy(update={"count": 3})
     other = row("prefill", 1, 7, 0, 1.0)
@@ -193,6 +210,41 @@ def test_the_recorder_counts_what_was_cached():
     assert shape_of(batch("IDLE", [], 0), False) is None
     drafted = shape_of(batch("DECODE", [31], 1), True)
     assert drafted is not None and drafted["mode"] == "draft"
+    extended = shape_of(batch("DRAFT_EXTEND_V2", [34, 54], 8), True)
+    assert extended == {"mode": "draft_extend", "sequences": 2, "new_tokens": 8, "context": 40.0}
+
+
+def test_the_recorder_leaves_a_captured_pass_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    capturing = [True]
+    cuda = SimpleNamespace(is_current_stream_capturing=lambda: capturing[0], Event=FakeEvent)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    recorder = Recorder(str(tmp_path / "passes.jsonl"))
+    drafted = batch("DECODE", [9], 1)
+    drafted.input_ids.device.type = "cuda"
+    runner = SimpleNamespace(is_draft_worker=True)
+    assert recorder.around(lambda *_: "done", runner, drafted) == "done"
+    recorder.drain(wait=True)
+    assert not (tmp_path / "passes.jsonl").exists()
+    capturing[0] = False
+    recorder.around(lambda *_: "done", runner, drafted)
+    recorder.drain(wait=True)
+    assert json.loads((tmp_path / "passes.jsonl").read_text())["gpu_s"] == 0.002
+
+
+class FakeEvent:
+    """A GPU event that says it was two milliseconds before every other."""
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, other: object) -> float:
+        return 2.0
 
 
 def test_the_recorder_writes_what_is_read_back(tmp_path: Path):
