@@ -112,10 +112,19 @@ class Climb:
     def _settings(self) -> dict[str, Any]:
         """The choice that gave most, of each knob besides the layout's of which one gave something."""
         best: dict[str, tuple[float, Any]] = {}
-        for (knob, choice), value in {**self._heard, **self.gave()}.items():
+        for (knob, choice), value in {**self._elsewhere(), **self._heard, **self.gave()}.items():
             if value > max(LEAST_GAIN, best[knob][0] if knob in best else 0.0) and not is_of_layout(knob):
                 best[knob] = value, choice
         return {knob: choice for knob, (_, choice) in best.items()}
+
+    def _elsewhere(self) -> dict[Setting, float]:
+        """What settings of the decode role gave, as those of a worker that does both, and the reverse."""
+        return {
+            (f"{there}.{knob.partition('.')[2]}", choice): value
+            for (knob, choice), value in self.gave().items()
+            for here, there in (("decode", "aggregated"), ("aggregated", "decode"))
+            if knob.startswith(f"{here}.")
+        }
 
     def next_batch(self, count: int) -> list[Candidate]:
         """Up to `count` neighbours to simulate; none when all roots are exhausted."""
@@ -131,13 +140,15 @@ class Climb:
         return found
 
     def front_rows(self) -> list[tuple[float, float, float, Candidate]]:
-        """Objective, rates and candidate of what no other beats on both rates, by rate per GPU."""
-        front = [
-            a
-            for a in self._good
-            if not any((b[1] > a[1] and b[2] >= a[2]) or (b[1] >= a[1] and b[2] > a[2]) for b in self._good)
-        ]
-        return sorted(front, key=lambda row: row[1])
+        """Objective, rates and candidate of what no other beats on both rates, by rate per GPU.
+
+        Of recipes that give the same, the first one found stands for all.
+        """
+        front: list[tuple[float, float, float, Candidate]] = []
+        for row in sorted(self._good, key=lambda row: (-row[1], -row[2])):
+            if not front or row[2] > front[-1][2]:
+                front.append(row)
+        return front[::-1]
 
     def _roots(self) -> tuple[list[Candidate], list[Candidate]]:
         """The best recipe that may be chosen, and the front along its length."""

@@ -18,7 +18,7 @@ class PlanRequest(Noun):
 
     model: str
     hardware: str
-    num_gpus: int = Field(default=72, ge=1, le=100_000)
+    num_gpus: int = Field(default=84, ge=1, le=100_000)
     """Most GPUs one deployment may use."""
     isl: int = Field(default=8192, gt=0)
     osl: int = Field(default=1024, gt=0)
@@ -34,7 +34,7 @@ class PlanRequest(Noun):
     stack: str = catalog_loader.DEFAULT_STACK
     max_recipes: int | None = Field(default=None, ge=1)
     """Most rows of the table; None allows one per load."""
-    trials: int = Field(default=72, ge=0)
+    trials: int = Field(default=84, ge=0)
     """Trials per load beside screened and public recipes: two thirds are steps from the best recipes and from
     the front, the others the sampler's."""
     keep: int = Field(default=24, ge=2)

@@ -34,7 +34,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 Found = TypeVar("Found")
 EXPLORED = 0.5
 """Share of the trials for new layouts and single steps before loads look at each other."""
-CROSSED = 0.25
+CROSSED = 0.1
 """Share of the trials that cross the best recipes."""
 
 

@@ -16,7 +16,7 @@ from search_spaces.hardware import Hardware
 from search_spaces.model import BYTES_BF16, ModelSpec
 from search_spaces.recipe import A2A_BACKENDS, EngineGroup
 from search_spaces.stack import StackVersion
-from simulator import batch_overlap, op_costs
+from simulator import batch_overlap, draft_costs, op_costs
 from simulator.calibration import Calibration, HostCosts
 from simulator.expert_load import placement_ratio, rebalance_s, timed_alpha
 from simulator.kernel_collectives import allgather_s, allreduce_s
@@ -36,6 +36,8 @@ RANK_COMPONENTS = (
     "router_and_norms",
     "attention_collective",
     "head",
+    "sampling",
+    "mtp_projections",
     "unfused_kernels",
     "untimed_kernels",
     "sustained_load",
@@ -207,6 +209,7 @@ def head_cost(scn: Scenario, rows: Floats) -> StepCost:
         seconds = seconds + allgather_s(kernels.hw, gathered * model.hidden * BYTES_BF16, shards)[0]
     cost = StepCost()
     cost.add("head", seconds, source)
+    cost.add("sampling", draft_costs.sampling_s(model, kernels.hw, rows), "analytic")
     return cost
 
 
@@ -286,15 +289,19 @@ def _overlapped(scn: Scenario, layer: StepCost, tokens: Floats, prefill: bool) -
 def mtp_layer_cost(
     scn: Scenario, tokens: ArrayLike, context: ArrayLike, prefill: bool, rows: ArrayLike
 ) -> StepCost:
-    """GPU cost of the MTP layer and the draft head."""
+    """GPU cost of the MTP layer, its projections before and behind, and the draft head."""
     t, ctx = np.broadcast_arrays(np.asarray(tokens, float), np.asarray(context, float))
     heads = max(1, scn.model.num_heads // scn.group.attention_tp)
     moe = moe_seconds(scn, t, prefill)
     attention = scn.kernels.attention_decode_s(0, heads, np.minimum(t, 1024.0), ctx)
-    layer = layer_cost(scn, 0, t, attention, moe, graph=not prefill).merged(
-        head_cost(scn, np.asarray(rows, float))
-    )
-    return _sustained(layer, _slowdown(scn, prefill))
+    # The shared expert has no second stream here.
+    layer = layer_cost(scn, 0, t, attention, moe, graph=False)
+    model, kernels = scn.model, scn.kernels
+    of_token, source = kernels.gemm_s(t, model.hidden, model.hidden)
+    of_streams, _ = kernels.gemm_s(model.mhc_streams * t, model.hidden, model.hidden)
+    rest = draft_costs.mtp_head_s(model, kernels.hw, t)
+    layer.add("mtp_projections", of_token + of_streams + rest, source)
+    return _sustained(layer.merged(head_cost(scn, np.asarray(rows, float))), _slowdown(scn, prefill))
 
 
 def decode_cost(
@@ -315,9 +322,10 @@ def decode_cost(
         cost.add("draft", dspark_block_s(scn, b, context, mtp.num_steps, q), "analytic")
     elif mtp is not None:
         draft = mtp_layer_cost(scn, b, context, False, b)
-        extend = mtp_layer_cost(scn, b * q, context, False, b)
+        # Logits of every verified position are computed, one per sequence is used (`_get_pruned_states`).
+        extend = mtp_layer_cost(scn, b * q, context, False, b * q)
         drafts = extend.merged(draft, max(mtp.num_steps - 1, 0))
-        cost.add("draft", drafts.gpu_s, "fitted")
+        cost.add("draft", drafts.gpu_s + draft_costs.iteration_s(mtp), "fitted")
     return cost
 
 

@@ -18,7 +18,7 @@ EXAMPLE = example(
 @click.command("plan", epilog=EXAMPLE)
 @click.option("--model", required=True, metavar="NAME", help="Model, such as deepseek-ai/DeepSeek-V4-Pro.")
 @click.option("--hardware", required=True, metavar="NAME", help="Platform, such as gb300.")
-@click.option("--num-gpus", type=int, default=72, show_default=True, help="Most GPUs of one deployment.")
+@click.option("--num-gpus", type=int, default=84, show_default=True, help="Most GPUs of one deployment.")
 @click.option("--isl", type=int, default=8192, show_default=True, help="Nominal input tokens.")
 @click.option("--osl", type=int, default=1024, show_default=True, help="Nominal output tokens.")
 @click.option(
@@ -65,7 +65,7 @@ EXAMPLE = example(
     "--warmup-s", type=float, default=900.0, show_default=True, help="Start of a worker to serving."
 )
 @click.option("--space", metavar="FILE", help="Search spaces of your own instead of the shipped ones.")
-@click.option("--trials", type=int, default=72, show_default=True, help="Trials per load.")
+@click.option("--trials", type=int, default=84, show_default=True, help="Trials per load.")
 @click.option("--keep", type=int, default=24, show_default=True, help="Screened recipes simulated per load.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of simulation and sampler.")
 @click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Processes.  [all cores]")

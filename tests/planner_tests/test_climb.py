@@ -114,6 +114,11 @@ def candidate_at(search, index, **knobs):
     return found
 
 
+def decode_of(candidate):
+    assert candidate.recipe.decode is not None
+    return candidate.recipe.decode
+
+
 def gave(total, user=50.0):
     return Outcome({"total_tokens_per_s_per_gpu": total, "tokens_per_s_per_user": user})
 
@@ -139,20 +144,20 @@ def test_a_setting_that_helped_is_given_to_other_recipes(search, total, taken):
     climb = Climb(search, 16, Tally())
     climb.learn(candidate_at(search, 0), gave(100.0))
     for proposed in climb.next_batch(1000):
-        climb.learn(proposed, gave(total if proposed.recipe.decode.swa_full_tokens_ratio == 0.1 else 90.0))
+        climb.learn(proposed, gave(total if decode_of(proposed).swa_full_tokens_ratio == 0.1 else 90.0))
     other = candidate_at(search, -1)
     better = climb.improved(other)
-    assert other.recipe.decode.swa_full_tokens_ratio != 0.1
-    assert (better.recipe.decode.swa_full_tokens_ratio == 0.1) == taken
+    assert decode_of(other).swa_full_tokens_ratio != 0.1
+    assert (decode_of(better).swa_full_tokens_ratio == 0.1) == taken
     assert better.recipe.topology == other.recipe.topology
-    assert better.recipe.decode.mem_fraction_static == other.recipe.decode.mem_fraction_static
+    assert decode_of(better).mem_fraction_static == decode_of(other).mem_fraction_static
 
 
 def test_what_helped_at_other_loads_holds_until_it_is_tried(search):
     climb = Climb(search, 16, Tally())
     climb.hear([{("decode.mem_fraction_static", 0.94): 0.1}, {("decode.mem_fraction_static", 0.94): -0.02}])
     before = candidate_at(search, 0)
-    assert climb.improved(before).recipe.decode.mem_fraction_static == 0.94
+    assert decode_of(climb.improved(before)).mem_fraction_static == 0.94
     climb.learn(before, gave(100.0))
     for proposed in climb.next_batch(1000):
         climb.learn(proposed, gave(90.0))

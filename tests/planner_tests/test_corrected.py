@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from benchmarks.sampler_comparison import hypervolume
 from planner.corrected import Correction, Layouts, gains
 from planner.evaluate import Outcome
+from planner.load_search import nondominated_first
 from planner.screen import Candidate
-from planner.search import nondominated_first
 
 RATES = st.lists(st.tuples(st.floats(0.1, 10), st.floats(0.1, 10)), max_size=8)
 
