@@ -50,6 +50,7 @@ SHARED_PARAMETERS = (
     "accept_random",
     "accept_short_ratio",
     "accept_decay",
+    "transfer_latency_s",
 )
 METRIC_SIGMA = {
     "total_tokens_per_s_per_gpu": 0.05,
