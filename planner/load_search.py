@@ -93,15 +93,17 @@ class LoadSearch:
         """
         self._climb.hear([one.gave for one in near])
         spaces = {space.name: space for space in self._search.spaces}
+        fronts = zip_longest(*(spread(advice.front) for advice in near))
         batch: list[Candidate] = []
-        for group in zip_longest(*(spread(one.front) for one in near)):
-            for one in (c for c in group if c is not None):
-                candidate = lawful_candidate(
-                    self._search.bench, spaces[one.space], one.point, self.concurrency,
-                    self._search.num_gpus, self.tally,
-                )  # fmt: skip
-                if len(batch) < budget and candidate is not None and self._climb.is_new(candidate):
-                    batch.append(candidate)
+        for there in (c for group in fronts for c in group if c is not None):
+            if len(batch) == budget:
+                break
+            candidate = lawful_candidate(
+                self._search.bench, spaces[there.space], there.point, self.concurrency,
+                self._search.num_gpus, self.tally,
+            )  # fmt: skip
+            if candidate is not None and self._climb.is_new(candidate):
+                batch.append(candidate)
         self.simulate(batch)
         return len(batch)
 
