@@ -121,12 +121,16 @@ def predicted_and_observed(
 
 
 def check(found: list[Repeated]) -> None:
-    """Hold the mean error of each load to the tolerance, where the machine was steady enough to tell."""
+    """Hold the mean error of each load to the tolerance, where the machine was steady enough to tell.
+
+    A mean may be beyond it by its own standard error: on processors whose speed changes by a fifth between
+    runs, one in six sound models would fail otherwise.
+    """
     for one in found:
         for metric in METRICS:
             error, noise = one.error(metric)
             if noise <= UNSTEADY:
-                assert abs(error) <= TOLERANCE, one.text()
+                assert abs(error) <= TOLERANCE + noise, one.text()
     if all(one.noise() > UNSTEADY for one in found):
         pytest.skip(f"the machine's speed changed too much: {[f'{one.noise():.0%}' for one in found]}")
 
