@@ -95,7 +95,7 @@ class Climb:
 
     def hear(self, others: Sequence[Mapping[Setting, float]]) -> None:
         """Take what moves gave at other loads for what they give here, until they are tried here."""
-        moves = {move for one in others for move in one}
+        moves = dict.fromkeys(move for one in others for move in one)  # a set's order differs between runs
         values = {move: [one[move] for one in others if move in one] for move in moves}
         self._heard = {move: sum(found) / len(found) for move, found in values.items()}
 
