@@ -35,7 +35,7 @@ STEADY = 0.04
 """Standard error of a mean over rounds at which no further round is made."""
 UNSTEADY = 0.08
 """Standard error beyond which the rounds say nothing about the tolerance."""
-ROUNDS = range(3, 6)
+ROUNDS = range(3, 9)
 """Rounds that are made at least and at most."""
 PLAN = StepPlan(
     batches=(1, 2, 4, 8), contexts=(32, 160), prefill_tokens=(16, 64, 128, 256, 512), passes=24, repeats=3
@@ -121,16 +121,12 @@ def predicted_and_observed(
 
 
 def check(found: list[Repeated]) -> None:
-    """Hold the mean error of each load to the tolerance, where the machine was steady enough to tell.
-
-    A mean may be beyond it by its own standard error: on processors whose speed changes by a fifth between
-    runs, one in six sound models would fail otherwise.
-    """
+    """Hold the mean error of each load to the tolerance, where the machine was steady enough to tell."""
     for one in found:
         for metric in METRICS:
             error, noise = one.error(metric)
             if noise <= UNSTEADY:
-                assert abs(error) <= TOLERANCE + noise, one.text()
+                assert abs(error) <= TOLERANCE, one.text()
     if all(one.noise() > UNSTEADY for one in found):
         pytest.skip(f"the machine's speed changed too much: {[f'{one.noise():.0%}' for one in found]}")
 
