@@ -14,7 +14,7 @@ from planner.evaluate import Bench, Evaluator, Outcome
 from planner.plan_table import Chosen, plan_table
 from planner.plan_types import EvaluatedPoint, PlanRequest, PlanResult
 from planner.risk import judged, lead, score
-from planner.screen import Candidate, meets, objective_value, slo_misses, usable
+from planner.screen import Candidate, meets, objective_value, relaxed, slo_misses, usable
 from planner.search import Search
 from planner.shared_study import storage_for
 from search_spaces import catalog_loader
@@ -33,6 +33,7 @@ OTHER_TOPOLOGIES = 5
 """Besides, the best of so many topologies that are not among them."""
 SHORT_ERROR = 0.05
 """What a short run may be wrong by, so that a whole one decides whether a recipe is worse than another."""
+NOTHING_FITS = "no recipe fits the GPUs"
 ROUNDS = 4
 """Rounds of finalists while none is as good as the public recipe on both axes."""
 
@@ -153,11 +154,7 @@ def _conclude(
         else:
             chosen[load] = result
     if not chosen:
-        raise Infeasible(
-            "no recipe meets the SLO at any concurrency; nearest: "
-            + "; ".join(f"c{k}: {v}" for k, v in skipped.items()),
-            rule="slo",
-        )
+        raise _nothing(request, search, skipped)
     table, by_count = plan_table(request, search, chosen)
     return PlanResult(
         request=request,
@@ -173,6 +170,18 @@ def _conclude(
         comparisons=comparisons(chosen),
         skipped=skipped,
     )
+
+
+def _nothing(request: PlanRequest, search: Search, skipped: Mapping[int, str]) -> Infeasible:
+    if set(skipped.values()) == {NOTHING_FITS}:
+        removed = ", ".join(f"{rule} removed {count}" for rule, count in search.tally.pruned.most_common(3))
+        return Infeasible(
+            f"num_gpus={request.num_gpus}: no recipe of the search space fits"
+            f"{f' ({removed})' if removed else ''}; allow more GPUs or give a space with smaller plans",
+            rule="num-gpus",
+        )
+    nearest = "; ".join(f"c{load}: {why}" for load, why in skipped.items())
+    return Infeasible(f"no recipe meets the SLO at any concurrency; nearest: {nearest}", rule="slo")
 
 
 def _choose(
@@ -272,10 +281,9 @@ def _eligible(
             good.append((objective_value(seen, candidate.recipe, request.objective), candidate))
         elif broken:
             worst = max(broken, key=lambda name: broken[name])
-            misses.append(
-                (broken[worst], f"{candidate.recipe.topology} misses {worst} by a factor {broken[worst]:.2f}")
-            )
-    return good, min(misses)[1] if misses else "no recipe fits the GPUs"
+            text = f"{candidate.recipe.topology} misses {worst} by a factor {broken[worst]:.2f}"
+            misses.append((broken[worst], f"{text} and would keep {relaxed(request.slo, broken)}"))
+    return good, min(misses)[1] if misses else NOTHING_FITS
 
 
 def _outcome(evaluator: Evaluator, candidate: Candidate, load: int, short: bool) -> Outcome:

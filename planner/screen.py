@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil, floor, log10
 from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
 
 from planner.corrected import Layouts
-from planner.evaluate import Bench, Outcome, workload_for
+from planner.evaluate import Bench, Outcome, known, workload_for
 from planner.role_sides import Side, Sides
 from search_spaces.laws import pair_violations, violations
 from search_spaces.recipe import Mtp, Recipe
@@ -112,6 +113,18 @@ def slo_misses(slo: Slo, metrics: dict[str, float]) -> dict[str, float]:
     return found
 
 
+def relaxed(slo: Slo, broken: Mapping[str, float]) -> str:
+    """Broken limits as they would have to be, rounded to the side on which they are kept."""
+    found = []
+    for name, factor in broken.items():
+        limit = getattr(slo, name)
+        needed = limit / factor if name.startswith("min_") else limit * factor
+        step = 10.0 ** (floor(log10(needed)) - 2)
+        kept = floor(needed / step) if name.startswith("min_") else ceil(needed / step)
+        found.append(f"{name}={kept * step:.10g}")
+    return ", ".join(found)
+
+
 def usable(outcome: Outcome) -> bool:
     """Whether a recipe ran without what would break it on the engine."""
     return not outcome.infeasible and not any("window pool exceeded" in w for w in outcome.warnings)
@@ -166,7 +179,7 @@ def screen(
 
     A longer front is kept at even distances, both ends included: its shape is what the search starts from.
     """
-    tally = Tally()
+    bench, tally = known(bench), Tally()
     values: list[float] = []
     rates: list[tuple[float, float]] = []
     features: list[tuple[float, ...]] = []

@@ -25,7 +25,7 @@ BATCH_POINTS = 12 * PER_OCTAVE + 1
 """Decode tables are evaluated to 2**12 sequences per rank and extended in proportion."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RoleTables:
     """Seconds of one role's steps, split into a rank's own part and the group's common part."""
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.recipe import EngineGroup
+from search_spaces.step_profile import StepProfile
 from simulator import loop_state as ls
 from simulator.adaptive_tables import drafting
 from simulator.cost_tables import RoleTables, decode_tables, padded_batch, prefill_tables
@@ -31,23 +32,37 @@ POLICY_CODES = {"round_robin": 0, "load": 1, "random": 2, "kv": 3}
 
 @dataclass(frozen=True)
 class RoleClass:
-    """Constants and tables of one role, before relief."""
+    """Constants of one role, before relief, and where its tables are."""
 
     budget: MemoryBudget
-    prefill: RoleTables
-    decode: RoleTables
     bucket: NDArray[np.int64]
+    prefill: Callable[[], RoleTables]
+    """Works them out when first called. One object for all roles that share tables."""
+    decode: Callable[[], RoleTables]
+
+
+@lru_cache(maxsize=8192)
+def _tables(scn: Scenario, role: str) -> Callable[[], RoleTables]:
+    return partial(prefill_tables if role == "prefill" else decode_tables, scn)
 
 
 @lru_cache(maxsize=8192)
 def _role_class(scn: Scenario, role: str) -> RoleClass:
     budget = memory_budget(scn.model, scn.group, scn.hardware, scn.stack, role)
     shared = replace(scn, group=bare(scn.group))
-    prefill = prefill_tables(shared) if role != "decode" else None
-    decode = decode_tables(shared) if role != "prefill" else None
-    found = prefill or decode
-    assert found is not None
-    return RoleClass(budget, prefill or found, decode or found, padded_batch(scn, 2 * budget.slots + 1))
+    prefill = _tables(shared, "decode" if role == "decode" else "prefill")
+    decode = _tables(shared, "prefill" if role == "prefill" else "decode")
+    return RoleClass(budget, padded_batch(scn, 2 * budget.slots + 1), prefill, decode)
+
+
+@lru_cache(maxsize=8192)
+def _given(tables: RoleTables) -> Callable[[], RoleTables]:
+    return lambda: tables
+
+
+def _measured_class(steps: StepProfile, group: EngineGroup, has_window: bool) -> RoleClass:
+    budget, prefill, decode, bucket = measured_role(steps, group, has_window)
+    return RoleClass(budget, bucket, _given(prefill), _given(decode))
 
 
 @lru_cache(maxsize=8192)
@@ -76,7 +91,7 @@ def role_part(setting: Setting, role: str, group: EngineGroup) -> RolePart:
     """
     site = Site.of(setting)
     if setting.steps is not None:
-        found = RoleClass(*measured_role(setting.steps, group, setting.model is not None))
+        found = _measured_class(setting.steps, group, setting.model is not None)
         pipeline = host_pipeline(setting.steps)
         return RolePart(*class_rows(site, role, group, found.budget, 1.0, pipeline), found, 1.0, WHOLE)
     scn = setting.scenario(group)
@@ -95,7 +110,7 @@ def _shaped(setting: Setting, role: str, found: RoleClass, shape: DraftShape) ->
     ints, floats = class_rows(Site.of(setting), role, shape.group, found.budget, share)
     if ints[ls.PROGRESS_BY] == ls.ONE_UNIT:
         ints[ls.PROGRESS_BY] = ls.UNIT_SHARE
-    return RolePart(ints, floats, replace(found, decode=shape.tables), share, shape.progress)
+    return RolePart(ints, floats, replace(found, decode=_given(shape.tables)), share, shape.progress)
 
 
 def stacked(parts: Sequence[RolePart], relief: Relief) -> ls.Classes:
@@ -105,17 +120,16 @@ def stacked(parts: Sequence[RolePart], relief: Relief) -> ls.Classes:
     bucket = np.full((len(parts), width), -1, dtype=np.int64)
     for row, part in zip(bucket, parts, strict=True):
         row[: len(part.role.bucket)] = part.role.bucket
+    prefill, decode = [part.role.prefill() for part in parts], [part.role.decode() for part in parts]
     return ls.Classes(
         i=np.array([part.ints for part in parts], dtype=np.int64),
         f=np.array([part.floats for part in parts]),
-        decode_rank=np.stack([part.role.decode.rank for part in parts]) * relief.decode_time,
-        decode_group=np.stack([part.role.decode.group for part in parts]) * relief.decode_time,
-        prefill_rank=np.stack([part.role.prefill.rank for part in parts])
+        decode_rank=np.stack([tables.rank for tables in decode]) * relief.decode_time,
+        decode_group=np.stack([tables.group for tables in decode]) * relief.decode_time,
+        prefill_rank=np.stack([tables.rank for tables in prefill])
         * relief.prefill_time
         * stages[:, None, None],
-        prefill_group=np.stack([part.role.prefill.group for part in parts])
-        * relief.prefill_time
-        * stages[:, None],
+        prefill_group=np.stack([tables.group for tables in prefill]) * relief.prefill_time * stages[:, None],
         bucket=bucket,
         progress=np.stack([part.progress for part in parts]),
     )
@@ -157,7 +171,7 @@ def class_tables(setting: Setting) -> ClassTables:
 def fingerprint(setting: Setting) -> Hashable:
     """Alike for recipes that the loop cannot tell apart, such as those that differ in what is not simulated.
 
-    Good within one process: tables are told apart by where they are kept.
+    Good within one process, for steps by the kernel model: tables are told apart by what works them out.
 
     Raises:
         Infeasible: a role does not fit its GPUs.
@@ -168,7 +182,7 @@ def fingerprint(setting: Setting) -> Hashable:
     for role, group in recipe.groups.items():
         ints, floats, part, stage, progress = role_part(setting, role, group)
         found += [role, group.label, *ints, *floats, stage, part.bucket.tobytes(), progress.tobytes()]
-        found += [id(part.prefill), id(part.decode)]
+        found += [part.prefill, part.decode]
     return tuple(found)
 
 

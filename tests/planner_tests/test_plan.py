@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from planner.evaluate import Evaluator
 from planner.plan import bench_of, plan
 from planner.plan_files import plan_files
 from planner.plan_types import PlanRequest
+from planner.screen import relaxed
 from search_spaces.errors import BadInput, Infeasible
 from search_spaces.space import RoleSpace, SearchSpace, load_spaces
 from search_spaces.space_points import topologies
@@ -127,9 +129,27 @@ def test_a_corrupt_journal_is_set_aside_and_the_study_replayed(tmp_path, result,
     assert (tmp_path / "study.damaged").read_bytes() == content
 
 
-def test_an_impossible_slo_names_the_limit_and_the_nearest_recipe():
-    with pytest.raises(Infeasible, match=r"misses max_median_tpot_ms by a factor"):
+def test_an_impossible_slo_names_the_limit_and_the_nearest_that_can_be_kept():
+    with pytest.raises(Infeasible, match=r"misses max_median_tpot_ms by a factor") as raised:
         plan(request(slo=Slo(max_median_tpot_ms=0.5).model_dump()), None, workers=1, spaces=[SPACE])
+    nearest = min(map(float, re.findall(r"would keep max_median_tpot_ms=([\d.]+)", str(raised.value))))
+    assert nearest > 0.5
+    eased = Slo(max_median_tpot_ms=nearest * 1.03)  # whole runs differ a little from the short ones
+    assert plan(request(slo=eased.model_dump()), None, workers=1, spaces=[SPACE]).table.rows
+
+
+def test_too_few_gpus_are_named_though_no_slo_was_stated():
+    with pytest.raises(Infeasible, match=r"num_gpus=1: no recipe of the search space fits"):
+        plan(request(num_gpus=1), None, workers=1, spaces=[SPACE])
+
+
+@pytest.mark.parametrize("factor", [1.0001, 8.857, 123.4])
+def test_a_limit_relaxed_as_proposed_is_kept(factor):
+    slo = Slo(max_p99_ttft_ms=50, min_tokens_per_s_per_user=80)
+    text = relaxed(slo, {"max_p99_ttft_ms": factor, "min_tokens_per_s_per_user": factor})
+    limits = dict(part.split("=") for part in text.split(", "))
+    assert 50 * factor <= float(limits["max_p99_ttft_ms"]) <= 50 * factor * 1.01
+    assert 80 / factor * 0.99 <= float(limits["min_tokens_per_s_per_user"]) <= 80 / factor
 
 
 def test_unknown_names_are_refused_with_the_choices():
