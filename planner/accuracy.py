@@ -18,8 +18,6 @@ from simulator.intervals import BANDED
 TPOT, TTFT = "median_tpot_ms", "median_ttft_ms"
 BIN_RATIO = 1.5
 """Width of an interactivity bin: recipes within it serve the same need."""
-REPEAT_NOISE = "1 to 5 %"
-"""What two runs of one recipe differ by, in the published repeats."""
 
 
 class Errors(Noun):

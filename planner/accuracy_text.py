@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from planner.accuracy import COVERAGE_RANGE, REPEAT_NOISE, Accuracy, Check, PartErrors, Pick
+from planner.accuracy import COVERAGE_RANGE, TPOT, TTFT, Accuracy, Check, PartErrors, Pick
 from planner.held_out import CrossValidation
+from planner.repeats import repeats
 from planner.text_table import number, percent, table
-from planner.validation import METRICS
+from planner.validation import METRICS, THROUGHPUT
 from planner.validation_text import SHORT_NAMES
 from simulator.intervals import BANDED
 
@@ -25,6 +26,7 @@ COVERAGE_HEADER = (
 )
 CHECK_HEADER = ("", "what", "n", "found", "wanted")
 PICK_HEADER = ("lane", "lengths", "tok/s/user", "recipes", "our pick", "measured best", "regret")
+FLOOR_HEADER = ("lane", "what", "recipes", "runs", "floor", "largest / smallest")
 FOLD_HEADER = ("held out", "points", "cost of the rest", "after the refit", "parameters that moved most")
 NAMED_MOVES = 3
 
@@ -93,6 +95,15 @@ def _relative(pair: tuple[float, float]) -> float:
     return (after - before) / max(abs(before), abs(after), 1e-12)
 
 
+def floor_rows(found: CrossValidation) -> Rows:
+    """What runs of one recipe under one load differ by."""
+    names = {THROUGHPUT: "tok/s/GPU", TPOT: "median TPOT", TTFT: "median TTFT"}
+    return [
+        (r.lane, names[r.metric], str(r.recipes), str(r.runs), percent(r.floor), f"{r.widest:.2f} x")
+        for r in repeats(found.points, tuple(names))
+    ]
+
+
 def accuracy_text(found: CrossValidation, tables: Accuracy) -> str:
     """Everything, the same for equal inputs."""
     low, high = COVERAGE_RANGE
@@ -110,8 +121,9 @@ def accuracy_text(found: CrossValidation, tables: Accuracy) -> str:
         + table(coverage_rows(tables.folds), COVERAGE_HEADER),
         "Best recipe by interactivity bin: what our pick loses, both measured\n"
         + table(pick_rows(tables.picks), PICK_HEADER),
-        f"Targets: {len(tables.checks) - missed} met, {missed} missed "
-        f"(two runs of one recipe differ by {REPEAT_NOISE})\n"
+        "Noise floor: median error if every recipe with several runs were predicted at their median\n"
+        + table(floor_rows(found), FLOOR_HEADER),
+        f"Targets: {len(tables.checks) - missed} met, {missed} missed\n"
         + table(check_rows(tables.checks), CHECK_HEADER),
     ]
     return "\n\n".join(part for part in parts if not part.endswith("\n"))

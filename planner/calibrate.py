@@ -38,7 +38,8 @@ SHARED_PARAMETERS = (
     "prefill_slowdown",
     "decode_slowdown",
     "draft_expert_overlap",
-    "routing_alpha",
+    "prefill_routing_alpha",
+    "decode_routing_alpha",
     "collective_sync_s",
     "fp4_moe_ratio",
     "unfused_moe_ratio",
@@ -78,7 +79,7 @@ def parameters(hosts: Sequence[str]) -> list[Parameter]:
 
 
 def parameter_named(name: str) -> Parameter:
-    """The fitted quantity called `grace.prefill_layer_s` or `routing_alpha`; raises `BadInput`."""
+    """The fitted quantity called `grace.prefill_layer_s` or `prefill_slowdown`; raises `BadInput`."""
     host, _, field = name.rpartition(".")
     known = HOST_PARAMETERS if host else SHARED_PARAMETERS
     if field not in known:

@@ -29,7 +29,7 @@ class ExpertUse(Noun):
 
 def expert_use(case: RoleCase, calibration: Calibration) -> ExpertUse | None:
     """Loads and overlap of a role; None where no rank has experts of its own."""
-    group, model, alpha = case.group, case.model, calibration.routing_alpha
+    group, model, alpha = case.group, case.model, calibration.routing_alpha(not case.decodes)
     if group.moe_ep == 1:
         return None
     in_order = group.model_copy(

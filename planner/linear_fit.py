@@ -220,7 +220,7 @@ def covariance(fit: LinearFit, rows: Flags) -> Floats:
 
 
 def parameter_name(param: Parameter) -> str:
-    """`grace.prefill_layer_s` or `routing_alpha`."""
+    """`grace.prefill_layer_s` or `prefill_slowdown`."""
     return param.name if param.host is None else f"{param.host}.{param.name}"
 
 

@@ -234,7 +234,8 @@ def calibrations_of(
             name=profile.name,
             hosts={platform.host_cpu: HostCosts.model_construct(**(HostCosts().model_dump() | host))},
             architectures={f"sm{platform.sm}": _only(architecture, profile.group.moe_backend)},
-            routing_alpha=0.0,
+            prefill_routing_alpha=0.0,
+            decode_routing_alpha=0.0,
             draft_expert_overlap=0.0,
         )
     return found

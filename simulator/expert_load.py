@@ -71,11 +71,6 @@ def popularity(num_experts: int, alpha: float) -> Floats:
     return mixed
 
 
-def timed_alpha(alpha: float) -> float:
-    """Exponent nearest to `alpha` of those that grouped GEMMs were timed with; their times are not mixed."""
-    return min(TIMED_ALPHAS, key=lambda timed: abs(timed - alpha))
-
-
 def replicas_used(group: EngineGroup) -> bool:
     """Whether tokens are sent to redundant copies; without a dispatch rule only slots of that number."""
     return group.eplb or group.expert_location != "trivial" or group.expert_dispatch is not None

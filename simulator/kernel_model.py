@@ -8,6 +8,7 @@ nearest in architecture. Each answer says which of these it is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from typing import Literal
 
@@ -160,11 +161,7 @@ class KernelModel:
             return wanted * 2, "analytic"
         grids, owner = found
         base = _pro_shape(self.model)
-        alphas = sorted(grids)
-        seconds = [self._megamoe_at(grids[a], owner, base, t, ep) for a in alphas]
-        upper = int(np.clip(np.searchsorted(alphas, alpha), 1, len(alphas) - 1))
-        weight = (alpha - alphas[upper - 1]) / (alphas[upper] - alphas[upper - 1])
-        total = seconds[upper - 1] * (1 - weight) + seconds[upper] * weight
+        total = _between({a: self._megamoe_at(grid, owner, base, t, ep) for a, grid in grids.items()}, alpha)
         if fp4_ratio is not None:
             floor = op_costs.moe_s(self.model, self.hw, np.ones_like(t), ep)
             compute_share = np.clip((wanted - floor) / wanted, 0, 1)
@@ -204,13 +201,16 @@ class KernelModel:
             if found is None:
                 continue
             grids, owner, used_tp, used_ep = found
-            grid = grids[min(grids, key=lambda a: abs(a - alpha))]
-            cx, cy = grid.clamp(t, 1.0)
-            known = op_costs.moe_s(
-                self.model, owner.hardware, cx, used_ep, used_tp, *KERNEL_PRECISION[kernel], all_to_all=False
-            )
-            dealt = self._dealt_out(cx, used_ep) if grid is grids.get(0.0) else 1.0
-            return grid.seconds(cx, cy) * wanted / known * dealt, self._source(owner)
+            precision = KERNEL_PRECISION[kernel]
+            at = {}
+            for timed, grid in grids.items():
+                cx, cy = grid.clamp(t, 1.0)
+                known = op_costs.moe_s(
+                    self.model, owner.hardware, cx, used_ep, used_tp, *precision, all_to_all=False
+                )
+                dealt = 1.0 if timed else self._dealt_out(cx, used_ep)
+                at[timed] = grid.seconds(cx, cy) * wanted / known * dealt
+            return _between(at, alpha), self._source(owner)
         return wanted * 2, "analytic"
 
     def _dealt_out(self, tokens: Floats, ep: int) -> Floats:
@@ -330,6 +330,18 @@ def _moe_grid(
             xs, _, matrix = pivot(x, np.ones_like(x), t)
             grids[alpha] = Grid(xs, np.array([1.0]), matrix)
     return grids, owner, used_tp, used_ep
+
+
+def _between(seconds: Mapping[float, Floats], alpha: float) -> Floats:
+    """Times at an exponent of popularity, from those at the exponents that were timed."""
+    alphas = sorted(seconds)
+    if len(alphas) == 1:
+        return seconds[alphas[0]]
+    upper = int(np.clip(np.searchsorted(alphas, alpha), 1, len(alphas) - 1))
+    low, high = alphas[upper - 1 : upper + 1]
+    weight = (alpha - low) / (high - low)
+    found: Floats = seconds[low] * (1 - weight) + seconds[high] * weight
+    return found
 
 
 @lru_cache(maxsize=64)

@@ -18,7 +18,7 @@ from search_spaces.recipe import A2A_BACKENDS, EngineGroup
 from search_spaces.stack import StackVersion
 from simulator import batch_overlap, draft_costs, op_costs
 from simulator.calibration import Calibration, HostCosts
-from simulator.expert_load import placement_ratio, rebalance_s, timed_alpha
+from simulator.expert_load import placement_ratio, rebalance_s
 from simulator.kernel_collectives import allgather_s, allreduce_s
 from simulator.kernel_model import KernelModel, Source, kernel_model
 from simulator.memory import MARKOV_RANK
@@ -95,12 +95,13 @@ def _group_tokens(scn: Scenario, tokens: Floats) -> Floats:
 
 def _moe_seconds(scn: Scenario, tokens: Floats, prefill: bool) -> tuple[Floats, Source]:
     group, kernels, cal = scn.group, scn.kernels, scn.calibration
+    alpha = cal.routing_alpha(prefill)
     if group.moe_backend in A2A_BACKENDS:
         per_gpu = tokens / group.attention_tp
         has_fp4 = group.moe_activation == "fp4" and scn.stack.has("w4a4_megamoe")
         fp4 = cal.fp4_moe_ratio if has_fp4 else None
-        seconds, source = kernels.megamoe_s(per_gpu, group.moe_ep, cal.routing_alpha, prefill, fp4)
-        placed = placement_ratio(scn.model, scn.hardware, group, cal.routing_alpha, per_gpu)
+        seconds, source = kernels.megamoe_s(per_gpu, group.moe_ep, alpha, prefill, fp4)
+        placed = placement_ratio(scn.model, scn.hardware, group, alpha, per_gpu)
         fitted_source: Source = "fitted"
         if placed is not None:
             seconds, source, fitted_source = seconds * placed, "analytic", "analytic"
@@ -116,9 +117,9 @@ def _moe_seconds(scn: Scenario, tokens: Floats, prefill: bool) -> tuple[Floats, 
     total = tokens * group.attention_dp
     fitted = cal.architecture(scn.hardware.sm).experts.get(group.moe_backend)
     seconds, source = kernels.grouped_moe_s(
-        group.moe_backend, total, group.moe_ep, group.moe_tp, group.expert_weights, cal.routing_alpha, fitted
+        group.moe_backend, total, group.moe_ep, group.moe_tp, group.expert_weights, alpha, fitted
     )
-    priced = 0.0 if fitted else timed_alpha(cal.routing_alpha)
+    priced = 0.0 if fitted else alpha
     placed = placement_ratio(scn.model, scn.hardware, group, priced, total / group.moe_ep)
     if placed is not None:
         seconds, source = seconds * placed, "analytic"
@@ -269,7 +270,7 @@ def forward_cost(
     if once:
         total.add("untimed_kernels", np.asarray(once), "fitted")
     total = _sustained(total, _slowdown(scn, prefill))
-    moved = rebalance_s(scn.model, scn.hardware, scn.group, scn.calibration.routing_alpha)
+    moved = rebalance_s(scn.model, scn.hardware, scn.group, scn.calibration.routing_alpha(prefill))
     if moved:
         total.add("expert_rebalance", np.asarray(moved), "analytic")
     return total

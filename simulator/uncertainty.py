@@ -46,7 +46,7 @@ class Posterior(Noun):
     """Gauss-Newton posterior of the fitted parameters, with the robust weights and the priors of the fit."""
 
     parameters: dict[str, ParameterUncertainty] = Field(max_length=MAX_PARAMETERS)
-    """`grace.prefill_layer_s` or `routing_alpha` to what is known of it."""
+    """`grace.prefill_layer_s` or `prefill_slowdown` to what is known of it."""
     covariance: list[list[float]]
     """Lower triangle, row by row, of the unbounded (logit) numbers, in the order of `parameters`."""
 

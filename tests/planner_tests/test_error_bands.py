@@ -9,6 +9,7 @@ from planner.error_bands import LEAST, SHRINKAGE, error_bands, with_intervals
 from planner.evaluate import Bench, Outcome
 from planner.held_out import HeldOut
 from planner.plan_types import PlanRequest
+from planner.repeats import repeats
 from planner.risk import judged, lead, score
 from planner.spread import default_draws, with_spread
 from search_spaces import catalog_loader
@@ -215,3 +216,13 @@ def test_statements_in_a_file_are_checked(kind, data, wanted):
 def test_old_calibration_files_still_load():
     old = Calibration.parse({"name": "old", "decode_slowdown": 1.1}, "file")
     assert old.posterior is None and old.error_bands is None and old.left_out == ()
+
+
+def test_the_noise_floor_is_what_runs_of_one_recipe_differ_by():
+    """Measured 100 / (1 + error): runs of 100, 125 and 80, and one of them published twice."""
+    runs = [held(f"r{i}", error, deployment="one") for i, error in enumerate((0.0, -0.2, 0.25, 0.25))]
+    alone = held("alone", 0.5, deployment="two")
+    other_load = held("elsewhere", 0.5, deployment="one", concurrency=9)
+    (found,) = repeats([*runs, alone, other_load], [TPS])
+    assert (found.recipes, found.runs) == (1, 3)
+    assert found.floor == pytest.approx(0.2) and found.widest == pytest.approx(1.25 / 0.8)

@@ -49,7 +49,7 @@ def test_without_the_mechanism_the_error_is_large() -> None:
     """Weights of all experts a balanced deal would hit are not what a uniform router reads."""
     profile = load_step_profile("h200-flash8-triton")
     known = fit([profile])
-    skewed = known.calibrations[profile.name].model_copy(update={"routing_alpha": 1.2})
+    skewed = known.calibrations[profile.name].model_copy(update={"decode_routing_alpha": 1.2})
     targets = [t for t in targets_of(profile) if t.kind == "decode" and t.row.sequences in (32, 64, 128)]
     seconds = predicted_s(scenario_of(profile, skewed), targets)
     assert np.median(np.abs(seconds / np.array([t.seconds for t in targets]) - 1)) > 0.10

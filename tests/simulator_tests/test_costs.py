@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,6 +25,7 @@ from simulator.step_cost import (
     prefill_cost,
     prefill_step_s,
 )
+from simulator.step_parts import StepCost
 from simulator.world import prepare
 from tests.simulator_tests.worlds import (
     CALIBRATION,
@@ -351,3 +354,26 @@ def test_ranks_that_share_the_head_receive_the_logits_of_all():
     received = [float(np.ravel(allgather_s(platform, 1 << 28, ranks)[0])[0]) for ranks in (2, 4, 8, 16)]
     assert received == sorted(received) and allgather_s(platform, 1 << 28, 1)[0] == 0
     assert received[3] / received[1] == pytest.approx((15 / 16) / (3 / 4))
+
+
+@pytest.mark.parametrize("layout", ["TP4", "DEP8"])
+def test_expert_time_follows_popularity_without_a_jump(layout):
+    """Exponents 0 and 1.01 were timed; what lies between is mixed, and each phase has its own."""
+    at = scenario(layout=layout)
+
+    def with_alpha(alpha: float, phase: str) -> Scenario:
+        changed = {f"{phase}_routing_alpha": alpha}
+        return replace(at, calibration=at.calibration.model_copy(update=changed))
+
+    def experts_s(cost: StepCost) -> float:
+        return float(np.ravel(cost.part(("routed_experts",)))[0])
+
+    for phase, other, cost_of in (
+        ("decode", "prefill", lambda s: decode_cost(s, 128.0, 1024.0)),
+        ("prefill", "decode", lambda s: prefill_cost(s, 8192.0, 4096.0)),
+    ):
+        times = [experts_s(cost_of(with_alpha(a, phase))) for a in (0, 0.5, 0.51, 1.01)]
+        low, high = sorted((times[0], times[-1]))
+        assert high > 1.01 * low and low < times[1] < high
+        assert times[2] == pytest.approx(times[1], rel=0.01)
+        assert experts_s(cost_of(with_alpha(1.2, other))) == experts_s(cost_of(at))
