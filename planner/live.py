@@ -18,7 +18,7 @@ from engine_adapter.sglang_server import SglangAdapter, SglangServer, engine_pyt
 from planner.file_writer import write_files
 from planner.recipe_source import find_recipe, stack_for
 from profiler.recorder_files import install_recorder
-from profiler.steps import Journal, StepDriver, StepPlan, StepPoint, measure_steps, profile_of
+from profiler.steps import HIGHEST_ID, Journal, StepDriver, StepPlan, StepPoint, measure_steps, profile_of
 from search_spaces import catalog_loader
 from search_spaces.errors import BadInput
 from search_spaces.recipe import Recipe
@@ -132,10 +132,15 @@ def device_name(info: ServerInfo) -> str:
 
 def num_layers(recipe: Recipe, info: ServerInfo) -> int:
     """Layers of the served model: of its own configuration where it is here, else of the catalog."""
+    config = model_config(info)
+    return int(config["num_hidden_layers"]) if config else catalog_loader.model(recipe.model).num_layers
+
+
+def model_config(info: ServerInfo) -> dict[str, Any]:
+    """The configuration of the served model; empty where its files are not here."""
     config = Path(info.model_path) / "config.json"
-    if config.exists():
-        return int(json.loads(config.read_text())["num_hidden_layers"])
-    return catalog_loader.model(recipe.model).num_layers
+    found: dict[str, Any] = json.loads(config.read_text()) if config.exists() else {}
+    return found
 
 
 def profile_steps(recipe_text: str, plan: StepPlan, options: LiveOptions, out: Path, say: Say) -> StepProfile:
@@ -171,7 +176,8 @@ def steps_of_server(recipe: Recipe, plan: StepPlan, live: LiveEngine, out: Path,
         "by": "client" if live.recorder is None else "recorder",
     }
     journal = Journal(Path(f"{out}.jsonl"), head)
-    driver = StepDriver(live.server, recipe.serving, plan, live.recorder)
+    vocabulary = int(model_config(info).get("vocab_size", HIGHEST_ID))
+    driver = StepDriver(live.server, recipe.serving, plan, live.recorder, vocabulary)
     measure_steps(driver, journal, info, lambda point: say(_told(point)))
     found = profile_of(
         journal,

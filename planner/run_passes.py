@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from planner.text_table import percent
-from profiler.step_rows import DRAFTS, Pass, timed
+from profiler.step_rows import Pass, between_decodes, timed, with_drafts
 from search_spaces.step_profile import StepProfile
 from simulator.measured_tables import (
     StepSurface,
     host_pipeline,
+    interruption,
     padded_batch,
     prefill_gpu_surface,
     surfaces,
@@ -52,9 +53,11 @@ def steps_of(passes: Sequence[Pass], steps: StepProfile) -> list[Step]:
     Decode passes last until the next pass starts. Prefill passes are eager: they last until the GPU is done
     and the host has launched them, and the host may have begun while the GPU was busy with the pass before.
     """
+    main = with_drafts(passes)
+    if steps.group.mtp is not None:
+        return _drafted_steps(main, steps)
     found, pipeline = surfaces(steps), host_pipeline(steps)
     gpu = prefill_gpu_surface(steps)
-    main = [one for one in passes if one.mode not in DRAFTS]
     ahead = _host_ahead(main)
     result = []
     for item, lead in zip(timed(main), ahead, strict=False):
@@ -65,6 +68,19 @@ def steps_of(passes: Sequence[Pass], steps: StepProfile) -> list[Step]:
         else:
             surface = found["prefill" if one.mode == "prefill" else "decode"]
             result.append(Step(one, item.wall_s, _at(surface, one, steps)))
+    return result
+
+
+def _drafted_steps(main: Sequence[Pass], steps: StepProfile) -> list[Step]:
+    """The same with drafts: iterations from verify to verify, and what prefill passes add between them."""
+    found, more = surfaces(steps), interruption(steps)
+    result = [
+        Step(item.one, item.wall_s, _at(found["decode"], item.one, steps))
+        for item, following in zip(timed(main), main[1:], strict=False)
+        if item.one.mode == following.mode == "verify"
+    ]
+    for one, wall, beside in between_decodes(main):
+        result.append(Step(one, wall, _at(found["prefill"], one, steps) + more.seconds(beside)))
     return result
 
 
@@ -100,7 +116,7 @@ def expected_s(passes: Sequence[Pass], steps: StepProfile | None) -> list[float]
 
 def stalls_of(passes: Sequence[Pass], steps: StepProfile | None) -> list[dict[str, Any]]:
     """Passes that stood still, with their size and the seconds that they took."""
-    main = [one for one in passes if one.mode not in DRAFTS]
+    main = with_drafts(passes)
     return [
         {
             "mode": one.mode,
@@ -120,7 +136,9 @@ def passes_report(passes: Sequence[Pass], steps: StepProfile | None) -> dict[str
     report: dict[str, Any] = {"count": len(passes), "stalls": stalls}
     if steps is None:
         return report
-    busy = [s for s in steps_of(passes, steps) if s.wall_s < own_s(s.one) + IDLE_S]
+    found = steps_of(passes, steps)
+    # With drafts only passes that others follow at once are looked at.
+    busy = found if steps.group.mtp else [s for s in found if s.wall_s < own_s(s.one) + IDLE_S]
     for kind in ("prefill", "decode"):
         mine = [s for s in busy if (s.one.mode == "prefill") == (kind == "prefill")]
         if mine:

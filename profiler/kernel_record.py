@@ -84,6 +84,8 @@ class KernelRecord(Noun):
     """Relative error against the reference; absent where none was computed."""
     clock_mhz: int | None = None
     """SM clock right after the measurement; read every few seconds only."""
+    took_s: float | None = Field(default=None, ge=0)
+    """Wall time of the case: inputs, what was not compiled yet, check and timing."""
     role: str = ""
     """Which product of which model and plan has this shape."""
 

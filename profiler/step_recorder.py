@@ -72,7 +72,7 @@ class Recorder:
     def around(self, original: Callable[..., Any], runner: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
         """Run a forward pass and note its shape and times."""
         row = shape_of(batch, bool(getattr(runner, "is_draft_worker", False)))
-        if row is None or getattr(runner, "tp_rank", 0) != 0 or _capturing(batch):
+        if row is None or getattr(runner, "tp_rank", 0) != 0 or (_on_gpu(batch) and capturing()):
             return original(runner, batch, *args, **kwargs)
         start, end = _events(batch)
         row["t"] = time.time()
@@ -100,6 +100,8 @@ class Recorder:
 
     def _write(self, wait: bool) -> None:
         lines = []
+        if self._pending and self._pending[0][2] is not None and capturing():
+            return
         while self._pending:
             row, start, end = self._pending[0]
             if end is not None:
@@ -125,6 +127,8 @@ def shape_of(batch: Any, draft: bool) -> dict[str, Any] | None:
     mode = (DRAFT_MODES if draft else MODES).get(batch.forward_mode.name)
     if mode is None or not batch.batch_size or batch.input_ids is None:
         return None
+    if batch.seq_lens_cpu is None and batch.seq_lens_sum is None:  # on the GPU alone: reading them would wait
+        return None
     sequences, new_tokens = int(batch.batch_size), int(batch.input_ids.shape[0])
     total = float(batch.seq_lens_cpu.sum()) if batch.seq_lens_cpu is not None else float(batch.seq_lens_sum)
     cached = total if mode == "verify" else total - new_tokens
@@ -136,18 +140,28 @@ def shape_of(batch: Any, draft: bool) -> dict[str, Any] | None:
     }
 
 
-def _capturing(batch: Any) -> bool:
-    """Whether a graph is captured, as draft passes are: its events could never be read."""
-    if batch.input_ids.device.type != "cuda":
-        return False
-    import torch
+def capturing() -> bool:
+    """Whether the engine captures graphs, or runs passes to warm up for it.
 
-    return bool(torch.cuda.is_current_stream_capturing())
+    Draft passes are captured through the hooked function. Events of a captured pass can never be read, and
+    looking at any event from another thread ends a capture that is under way.
+    """
+    try:
+        from sglang.srt.model_executor.runner_utils.capture_mode import get_is_capture_mode
+    except ImportError:  # a release that keeps it elsewhere: what the hooked pass itself can tell
+        import torch
+
+        return bool(torch.cuda.is_current_stream_capturing())
+    return bool(get_is_capture_mode())
+
+
+def _on_gpu(batch: Any) -> bool:
+    return bool(batch.input_ids.device.type == "cuda")
 
 
 def _events(batch: Any) -> tuple[Any, Any]:
     """Two timing events on the current stream; none without a GPU."""
-    if batch.input_ids.device.type != "cuda":
+    if not _on_gpu(batch):
         return None, None
     import torch
 

@@ -36,6 +36,41 @@ class Timed(NamedTuple):
     wall_s: float
 
 
+class Interruption(NamedTuple):
+    """A prefill pass, the time that it adds, and the sequences that decode before and after it."""
+
+    one: Pass
+    wall_s: float
+    beside: int
+
+
+def with_drafts(passes: Sequence[Pass]) -> list[Pass]:
+    """Passes of the target model, each until the draft extension behind it is launched and ended.
+
+    Nothing of the next pass can start before that. Draft passes proper, which follow the extension (most
+    engines replay them in one graph, which no recorder sees), count as part of the gap before a pass.
+    """
+    found: list[Pass] = []
+    drafted = 0.0
+    for one in passes:
+        if one.mode not in DRAFTS:
+            gap = None if one.gap_s is None else one.gap_s + drafted
+            found.append(one._replace(gap_s=gap))
+            drafted = 0.0
+        elif one.mode == "draft_extend" and found and not drafted:
+            found[-1] = _extended(found[-1], one)
+        else:
+            drafted += (one.gap_s or 0.0) + (one.gpu_s or 0.0)
+    return found
+
+
+def _extended(one: Pass, extension: Pass) -> Pass:
+    gpu_s = None
+    if one.gpu_s is not None and extension.gpu_s is not None and extension.gap_s is not None:
+        gpu_s = one.gpu_s + extension.gap_s + extension.gpu_s
+    return one._replace(host_s=extension.t + (extension.host_s or 0.0) - one.t, gpu_s=gpu_s)
+
+
 def timed(passes: Sequence[Pass]) -> list[Timed]:
     """Passes of one uninterrupted run with their walls; the last one has none and is left out.
 
@@ -87,6 +122,31 @@ def turns(passes: Sequence[Pass]) -> dict[str, list[float]]:
             free = max(before.t + (before.host_s or 0.0), ends[index - 2])
             kind = "prefill" if "prefill" in (one.mode, before.mode) else "decode"
             found[kind].append(one.t - free)
+    return found
+
+
+def between_decodes(main: Sequence[Pass]) -> list[Interruption]:
+    """Prefill passes among others that decode, and the time that each adds to the run.
+
+    The GPU may idle before such a pass, which is its own doing; the gap before a decode pass, in which an
+    engine drafts, is there without it too. Nothing without GPU times.
+    """
+    decodes = [one.mode in ("decode", "verify") for one in main]
+    usual = [b.gap_s for b, *both in zip(main[1:], decodes, decodes[1:], strict=False) if all(both)]
+    if not usual or any(one.gpu_s is None for one in main) or any(one.gap_s is None for one in main[1:]):
+        return []
+    gap = float(np.median([seconds for seconds in usual if seconds is not None]))
+    found, beside = [], 0
+    for index, item in enumerate(timed(main)):
+        one = item.one
+        if decodes[index]:
+            beside = one.sequences
+            continue
+        wall = item.wall_s - (gap if decodes[index + 1] else 0.0)
+        if index and decodes[index - 1]:
+            wall += one.gap_s or 0.0
+        if beside:
+            found.append(Interruption(one, wall, beside))
     return found
 
 
@@ -167,9 +227,9 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 def merged(found: Iterable[StepRow]) -> tuple[StepRow, ...]:
     """Rows of the same shape as the one with most passes behind it, in a fixed order."""
-    best: dict[tuple[str, int, int, int], StepRow] = {}
+    best: dict[tuple[str, int, int, int, int], StepRow] = {}
     for row in found:
-        key = (row.mode, row.sequences, row.new_tokens, round(row.context))
+        key = (row.mode, row.sequences, row.new_tokens, round(row.context), row.beside)
         if key not in best or row.count > best[key].count:
             best[key] = row
     return tuple(best[key] for key in sorted(best))

@@ -8,6 +8,7 @@ engine runs our recorder its own passes are read, else a client's token times st
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from collections import defaultdict
@@ -23,7 +24,19 @@ from engine_adapter.adapter import ServerInfo
 from engine_adapter.sglang_server import SglangServer
 from profiler.recorder_files import read_passes
 from profiler.step_recorder import WRITE_EVERY_S
-from profiler.step_rows import Pass, Timed, client_passes, launches, merged, rows, steady, timed, turns
+from profiler.step_rows import (
+    Pass,
+    Timed,
+    between_decodes,
+    client_passes,
+    launches,
+    merged,
+    rows,
+    steady,
+    timed,
+    turns,
+    with_drafts,
+)
 from search_spaces.base import Noun
 from search_spaces.errors import BadInput, MissingData
 from search_spaces.recipe import EngineGroup, Recipe
@@ -44,11 +57,12 @@ TILE = 64
 """Tokens of a tile of the kernels whose variants a warm-up compiles."""
 REHEARSALS = 3
 MIXED_PROMPTS = 24
-MIXED_SEQUENCES, MIXED_TOKENS = 8, (384, 512, 640)
+MIXED_SEQUENCES, MIXED_TOKENS = (4, 12, 32), (256, 512, 1024, 2048)
 WARM_LENGTHS = 128
 """Prompt lengths of a warm-up at most."""
 LOWEST_ID, HIGHEST_ID = 3, 1000
-"""Token ids of the prompts; every vocabulary has them."""
+"""Token ids of the prompts; every vocabulary has them. All of one are drawn from where it is known: layers
+that route by token id would hit fewer experts else."""
 
 
 # fmt: off
@@ -81,7 +95,8 @@ class StepPoint(Noun):
     """One entry of the grid: prompts of `tokens` tokens, `sequences` side by side."""
 
     kind: Literal["latency", "decode", "prefill", "mixed"]
-    """`mixed`: prompts that arrive one after another while `sequences` decode; shows the host at work."""
+    """`mixed`: prompts of up to `tokens` that arrive one after another while `sequences` decode; shows the
+    host at work, and what a prefill takes then."""
     sequences: int = Field(ge=1)
     tokens: int = Field(ge=1)
 
@@ -161,22 +176,23 @@ def points_of(plan: StepPlan, group: EngineGroup, info: ServerInfo) -> list[Step
         for batch in plan.batches
         if batch <= running and context <= longest and batch * (context + plan.passes) <= 0.9 * room
     ]
-    first, between, last = _mixed_points(info, room, longest, running)
+    first, between, last = _mixed_points(info, room, longest, running, group.chunk_tokens_per_rank)
     return [*found[:2], *first, *found[2:], *between, *prefill, *last]
 
 
 def _mixed_points(
-    info: ServerInfo, room: float, longest: int, running: int
+    info: ServerInfo, room: float, longest: int, running: int, chunk: int
 ) -> tuple[list[StepPoint], list[StepPoint], list[StepPoint]]:
     """Mixed points for the beginning, middle and end: hosts are faster at one time than at another.
 
     What they look at is the time line of a GPU.
     """
-    side = min(MIXED_SEQUENCES, running - 1)
-    most = (side + 1) * (max(MIXED_TOKENS) + 2 * MIXED_PROMPTS * WARM_UP_TOKENS)
-    if info.device == "cpu" or side < 1 or most > min(0.9 * room, longest):
+    tokens = max(n for n in MIXED_TOKENS if n <= chunk) if chunk >= min(MIXED_TOKENS) else 0
+    sides = [min(n, running - 1) for n in MIXED_SEQUENCES]
+    most = (max(sides) + 1) * (tokens + 2 * MIXED_PROMPTS * WARM_UP_TOKENS)
+    if info.device == "cpu" or min(sides) < 1 or not tokens or most > 0.9 * room or tokens > longest:
         return [], [], []
-    one, two, three = ([StepPoint(kind="mixed", sequences=side, tokens=tokens)] for tokens in MIXED_TOKENS)
+    one, two, three = ([StepPoint(kind="mixed", sequences=side, tokens=tokens)] for side in sides)
     return one, two, three
 
 
@@ -190,16 +206,21 @@ class StepDriver:
     """Drives one server from point to point."""
 
     def __init__(
-        self, server: SglangServer, group: EngineGroup, plan: StepPlan, recorder: Path | None
+        self,
+        server: SglangServer,
+        group: EngineGroup,
+        plan: StepPlan,
+        recorder: Path | None,
+        vocabulary: int = HIGHEST_ID,
     ) -> None:
-        """`recorder` is the folder of the recorder that the server runs, None where it runs none."""
+        """Args: what to drive, folder of the recorder that it runs (None: none), and its number of tokens."""
         self.server, self.group, self.plan, self.recorder = server, group, plan, recorder
-        self._ids = random.Random(0)
+        self._ids, self._vocabulary = random.Random(0), max(vocabulary, LOWEST_ID + 1)
 
     def _prompts(self, point: StepPoint) -> list[list[int]]:
         """The point's prompts for every attention rank; an engine deals them out in turn."""
         return [
-            [self._ids.randrange(LOWEST_ID, HIGHEST_ID) for _ in range(point.tokens)]
+            [self._ids.randrange(LOWEST_ID, self._vocabulary) for _ in range(point.tokens)]
             for _ in range(point.sequences * self.group.attention_dp)
         ]
 
@@ -244,10 +265,11 @@ class StepDriver:
         walls: list[Timed] = []
         between: dict[str, list[float]] = defaultdict(list)
         bursts = DECODE_BURSTS if decode else self.plan.repeats + 1
-        new_tokens = -(-self.plan.passes // DECODE_BURSTS) + LEAD_PASSES + 3 if decode else 2
+        count = -(-self.plan.passes // DECODE_BURSTS) + LEAD_PASSES + 3
+        new_tokens = math.ceil(count * self._tokens_per_pass()) if decode else 2
         for _ in range(bursts):
             passes, _ = self.run(point, new_tokens)
-            walls += steady(timed(passes), LEAD_PASSES)
+            walls += steady(timed(with_drafts(passes)), LEAD_PASSES)
             for kind, seconds in (turns(passes) | {"launch": launches(passes)}).items():
                 between[kind] += seconds
         return PointRecord(
@@ -256,24 +278,37 @@ class StepDriver:
             turn_s={kind: float(np.median(seconds)) for kind, seconds in between.items() if seconds},
         )
 
+    def _tokens_per_pass(self) -> float:
+        """Least tokens that a decode pass emits per sequence: above one where acceptance is pretended."""
+        mtp = self.group.mtp
+        if mtp is None or mtp.simulated_accept_length is None:
+            return 1.0
+        return min(max(mtp.simulated_accept_length, 1.0), float(mtp.num_draft_tokens))
+
     def _mixed(self, point: StepPoint) -> PointRecord:
         """Send prompts one after another while others decode, and look at the host."""
         if self.recorder is None:
             return PointRecord(point=point, rows=())
         sent = time.time()
+        short = point.model_copy(update={"tokens": min(point.tokens, MIXED_TOKENS[0])})
         background = Thread(
-            target=self.server.generate, args=(self._prompts(point), 2 * MIXED_PROMPTS * WARM_UP_TOKENS)
+            target=self.server.generate, args=(self._prompts(short), 2 * MIXED_PROMPTS * WARM_UP_TOKENS)
         )
         background.start()
-        for _ in range(MIXED_PROMPTS):
-            alone = StepPoint(kind="prefill", sequences=1, tokens=point.tokens)
+        lengths = [n for n in MIXED_TOKENS if n <= point.tokens]
+        for i in range(MIXED_PROMPTS):
+            alone = StepPoint(kind="prefill", sequences=1, tokens=lengths[i % len(lengths)])
             self.server.generate(self._prompts(alone), WARM_UP_TOKENS)
         background.join()
         time.sleep(3 * WRITE_EVERY_S)
         passes = read_passes(self.recorder, sent)
         between = turns(passes) | {"launch": launches(passes)}
-        found = {kind: float(np.median(seconds)) for kind, seconds in between.items() if seconds}
-        return PointRecord(point=point, rows=(), turn_s=found)
+        among = [Timed(one, wall) for one, wall, _ in between_decodes(with_drafts(passes))]
+        return PointRecord(
+            point=point,
+            rows=tuple(row.model_copy(update={"beside": point.sequences}) for row in rows(among)),
+            turn_s={kind: float(np.median(seconds)) for kind, seconds in between.items() if seconds},
+        )
 
     def rehearse(self, sequences: int, shortest: int, longest: int) -> int:
         """Bursts of prompts of all lengths that a load draws, as it begins and goes on; returns how many.
@@ -299,9 +334,17 @@ class StepDriver:
         outside = []
         for _ in range(LATENCY_REQUESTS):
             passes, spent = self.run(point, 2)
-            last = passes[-1]
-            outside.append(spent - (last.t - passes[0].t) - (last.gpu_s or last.host_s or 0.0))
+            outside.append(spent - self._inside(passes))
         return max(0.0, float(np.median(outside)))
+
+    def _inside(self, passes: Sequence[Pass]) -> float:
+        """Seconds of a request that its passes account for.
+
+        With drafts its last tokens come out when an iteration more has been launched.
+        """
+        last = passes[-1]
+        own = last.host_s if self.group.mtp is not None else last.gpu_s
+        return last.t - passes[0].t + (own or last.host_s or 0.0)
 
 
 def measure_steps(

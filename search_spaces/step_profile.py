@@ -41,13 +41,15 @@ class StepRow(Noun):
     count: int = Field(ge=1)
     """Passes behind the row; first passes of a shape (compilation) are left out."""
     gpu_s: float | None = Field(default=None, gt=0)
-    """Median time of the pass on the GPU's stream."""
+    """Median time on the GPU's stream of the pass, and of the draft extension behind it."""
     gap_s: float | None = Field(default=None, ge=0)
     """Median GPU idle time before the pass."""
     host_s: float | None = Field(default=None, gt=0)
-    """Median CPU time until the pass had been launched."""
+    """Median CPU time until the pass had been launched, and the draft extension behind it."""
     graph: bool = False
     """Whether a CUDA graph was replayed."""
+    beside: int = Field(default=0, ge=0)
+    """Sequences that decode before and after a prefill pass; `wall_s` is then the time that it adds."""
 
 
 class StepProfile(Noun):
@@ -75,7 +77,8 @@ class StepProfile(Noun):
     request_token_s: float | None = Field(default=None, ge=0)
     """Seconds that each token of its prompt adds to that, in a process that takes one request at a time."""
     prefill_turn_s: float | None = Field(default=None, ge=0)
-    """Host seconds between the results of a pass and the start of the next; a prefill is on either side."""
+    """Host seconds between the results of a pass and the start of the next; a prefill is on either side.
+    None with drafts."""
     decode_turn_s: float | None = Field(default=None, ge=0)
     """The same between decode passes."""
     prefill_launch_s: float | None = Field(default=None, gt=0)

@@ -96,8 +96,20 @@ def begin_mixed(
     c = groups.i[g, CLASS]
     gpu, decoding = mixed_gpu(classes, groups, ranks, g, total, slowest)
     wall = prefill_wall(classes, c, gpu) + compile_stall(classes, c, groups, ranks, g)
+    wall += interruption(classes, c, groups, ranks, g)
     groups.next_s[g] = now + wall
     account_mixed(w, groups, g, wall, total, decoding, busy)
+
+
+@inner
+def interruption(classes: Any, c: int, groups: Any, ranks: Any, g: int) -> float:
+    """What a prefill between decode steps takes beyond its own time (`measured_tables.Interruption`)."""
+    decoding = 0
+    for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
+        decoding = max(decoding, ranks.i[r, RUNNING])
+    if decoding == 0:
+        return 0.0
+    return max(0.0, classes.f[c, AMONG] + classes.f[c, AMONG_SEQ] * decoding)
 
 
 @inner
@@ -150,14 +162,18 @@ def pipelined_turn(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: 
     and after that at what has arrived. So a step that takes the host longer than the GPU, as eager prefill of
     few tokens does, hides behind the step before it, and tokens of a step come out no earlier than the
     launch of the next one ends. Requests that finish take part in one more step.
+
+    Where launches wait, as with drafts, a step is formed as early and launched when the one before has ended.
     """
     c, state = groups.i[g, CLASS], groups.i[g, STATE]
     pending = state != IDLE and state != DRAINED
     prompts = prompts_wait(classes, c, groups, ranks, reqs, g)
     after_prompts = state in (IN_PREFILL, IN_MIXED)
     turn = classes.f[c, PREFILL_TURN if prompts or after_prompts else DECODE_TURN]
-    launched = now + turn + classes.f[c, LAUNCH if prompts else DECODE_LAUNCH]
     gpu_free = groups.gpu_end_s[g]
+    waits = classes.i[c, PIPELINED] == LAUNCHES_WAIT
+    begun = max(gpu_free, now) if waits else now
+    launched = begun + turn + classes.f[c, LAUNCH if prompts else DECODE_LAUNCH]
     if pending:
         running = 0
         for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
@@ -173,9 +189,9 @@ def pipelined_turn(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: 
         groups.next_s[g] = max(gpu_free, now) if pending else INFINITY
         return
     prefill = groups.i[g, STATE] != IN_DECODE
-    launched = now + turn + classes.f[c, LAUNCH if prefill else DECODE_LAUNCH]
+    launched = begun + turn + classes.f[c, LAUNCH if prefill else DECODE_LAUNCH]
     groups.gpu_end_s[g] = max(max(gpu_free, now + turn) + gpu, launched)
-    groups.next_s[g] = max(launched, gpu_free)
+    groups.next_s[g] = max(groups.gpu_end_s[g] if waits and prefill else launched, gpu_free)
 
 
 @inner
@@ -189,6 +205,7 @@ def pipelined_begin(
         total, slowest, busy = form_prefills(w, classes, groups, ranks, reqs, g, now)
         if total > 0:
             gpu, decoding = mixed_gpu(classes, groups, ranks, g, total, slowest)
+            gpu += interruption(classes, c, groups, ranks, g)
             wall = max(gpu, now + classes.f[c, PREFILL_TURN] + classes.f[c, LAUNCH] - start)
             account_mixed(w, groups, g, wall, total, decoding, busy)
             return gpu
@@ -264,7 +281,7 @@ def step_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, n
         for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
             decode_rank_end(w, classes, groups, ranks, reqs, g, r, now)
         decode_begin(w, classes, groups, ranks, reqs, g, now)
-    elif classes.i[c, PIPELINED] == 1:
+    elif classes.i[c, PIPELINED] != SERIAL:
         pipelined_turn(w, classes, groups, ranks, reqs, g, now)
     else:
         aggregated_end(w, classes, groups, ranks, reqs, g, now)
@@ -342,7 +359,7 @@ def advance(
         if groups.i[g, STATE] == IDLE:
             if classes.i[groups.i[g, CLASS], ROLE] == DECODE:
                 decode_begin(w, classes, groups, ranks, reqs, g, now)
-            elif classes.i[groups.i[g, CLASS], PIPELINED] == 1:
+            elif classes.i[groups.i[g, CLASS], PIPELINED] != SERIAL:
                 pipelined_turn(w, classes, groups, ranks, reqs, g, now)
             else:
                 aggregated_begin(w, classes, groups, ranks, reqs, g, now)

@@ -8,8 +8,8 @@ more work never costs less. Rows are wall times, so no host term is added to the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -54,6 +54,8 @@ class HostPipeline(NamedTuple):
     decode_launch_s: float
     prefill_turn_s: float
     decode_turn_s: float
+    waits: bool = False
+    """Whether launches begin only when the GPU has ended the step before, as with drafts."""
 
 
 HOST_BOUND = 1.08
@@ -62,15 +64,19 @@ HOST_BOUND = 1.08
 
 @lru_cache(maxsize=64)
 def host_pipeline(steps: StepProfile) -> HostPipeline | None:
-    """The host's part of measured steps; None where it was not recorded, or drafts are between passes.
+    """The host's part of measured steps; None where it was not recorded.
 
     Prefill that begins a run of passes is looked at: the launches of a later one wait where the queue to the
     GPU is full. Host and GPU are told apart by `HOST_BOUND`.
+
+    With drafts the next step waits for the lengths that verify accepts, and its turn is part of walls.
     """
+    if steps.group.mtp is not None:
+        return _drafting_pipeline(steps)
     turns = (steps.prefill_turn_s, steps.decode_turn_s)
-    if steps.group.mtp or turns[0] is None or turns[1] is None:
+    if turns[0] is None or turns[1] is None:
         return None
-    first = [r for r in steps.rows if r.mode == "prefill" and r.context == 0 and r.host_s and r.gpu_s]
+    first = [r for r in _alone(steps.rows) if r.context == 0 and r.host_s and r.gpu_s]
     decode = [r.host_s for r in steps.rows if r.mode == "decode" and r.host_s]
     if not first or not decode:
         return None
@@ -81,6 +87,54 @@ def host_pipeline(steps: StepProfile) -> HostPipeline | None:
     return HostPipeline(launch, float(np.median(decode)), turns[0], turns[1])
 
 
+def _drafting_pipeline(steps: StepProfile) -> HostPipeline | None:
+    prefill = [r.host_s for r in _alone(steps.rows) if r.context == 0 and r.host_s and r.gpu_s]
+    decode = [r.host_s for r in steps.rows if r.mode == "verify" and r.host_s and r.gpu_s]
+    if not prefill or not decode:
+        return None
+    # The draft extension of a prompt waits for the prompt, so that longer ones hide what launching takes.
+    return HostPipeline(min(prefill), float(np.median(decode)), 0.0, 0.0, waits=True)
+
+
+class Interruption(NamedTuple):
+    """What a prefill adds to a run of decode iterations beyond its own time on an idle engine, seconds."""
+
+    base_s: float
+    sequence_s: float
+    """For each sequence that decodes."""
+
+    def seconds(self, decoding: int) -> float:
+        """With so many sequences; none where nothing decodes."""
+        return max(0.0, self.base_s + self.sequence_s * decoding) if decoding else 0.0
+
+
+@lru_cache(maxsize=64)
+def interruption(steps: StepProfile) -> Interruption:
+    """A straight line through the prefill rows beside decoding sequences; zero where host times tell more.
+
+    With drafts an engine waits for the lengths that verify accepts before it forms a batch, so that the
+    launches of a prefill hide behind nothing, and results come out between its parts.
+    """
+    rows = [r for r in steps.rows if r.mode == "prefill" and r.beside]
+    if not rows or steps.group.mtp is None:
+        return Interruption(0.0, 0.0)
+    alone = surfaces(steps)["prefill"]
+    more: dict[int, list[float]] = defaultdict(list)
+    for r in rows:
+        context = max(1.0, r.context + r.new_tokens / r.sequences / 2)
+        more[r.beside].append(r.wall_s - float(alone.seconds(r.new_tokens, np.array([context]))[0]))
+    sides = sorted(more)
+    means = [float(np.mean(more[n])) for n in sides]
+    slope = float(np.polyfit(sides, means, 1)[0]) if len(sides) > 1 else 0.0
+    slope = max(0.0, slope)
+    return Interruption(float(np.mean(means)) - slope * float(np.mean(sides)), slope)
+
+
+def _alone(rows: Iterable[StepRow]) -> list[StepRow]:
+    """Prefill rows of an engine that was idle before."""
+    return [r for r in rows if r.mode == "prefill" and not r.beside]
+
+
 @dataclass(frozen=True)
 class StepSurface:
     """Seconds of one kind of pass over its size and context."""
@@ -89,11 +143,13 @@ class StepSurface:
     """Ascending."""
     curves: tuple[tuple[Floats, Floats], ...]
     """Per size: contexts, ascending, and seconds."""
+    by_host: bool = False
+    """Whether the host sets the times, of which a run then meets the mean; else odd ones are left out."""
 
     def seconds(self, size: float, contexts: Floats) -> Floats:
         """Interpolated seconds; beyond the largest size in proportion to it, below the smallest its own."""
         curves = np.array([_along(c, s, contexts) for c, s in self.curves])
-        curves = np.maximum.accumulate(curves, axis=0)
+        curves = np.apply_along_axis(rising, 0, curves, np.mean if self.by_host else np.median)
         top = float(self.sizes[-1])
         if size >= top or len(self.sizes) == 1:
             found: Floats = curves[-1] * max(1.0, size / top)
@@ -111,6 +167,23 @@ class StepSurface:
             return "analytic"
         at = np.flatnonzero(self.sizes == size)
         return "measured" if len(at) and context in self.curves[int(at[0])][0] else "interpolated"
+
+
+def rising(values: Floats, middle: Callable[[list[float]], Any]) -> Floats:
+    """Values that never fall: the middle of each stretch that does.
+
+    A host that others share is slow for seconds at a time. One row from such a spell must not lift all
+    larger sizes, as a running maximum would let it.
+    """
+    if (np.diff(values) >= 0).all():
+        return values
+    stretches: list[list[float]] = []
+    for value in values:
+        stretches.append([float(value)])
+        while len(stretches) > 1 and middle(stretches[-2]) > middle(stretches[-1]):
+            last = stretches.pop()
+            stretches[-1] += last
+    return np.concatenate([np.full(len(one), middle(one)) for one in stretches])
 
 
 def _along(contexts: Floats, seconds: Floats, wanted: Floats) -> Floats:
@@ -146,8 +219,7 @@ def _prefill_points(rows: Iterable[StepRow]) -> list[tuple[float, float, float, 
     """By tokens and the mean context of a query, which counts half of the pass's own tokens."""
     return [
         (float(r.new_tokens), r.context + r.new_tokens / r.sequences / 2, r.wall_s, r.count)
-        for r in rows
-        if r.mode == "prefill"
+        for r in _alone(rows)
     ]
 
 
@@ -163,7 +235,7 @@ def surfaces(steps: StepProfile) -> dict[str, StepSurface]:
     empty = [name for name, found in points.items() if not found]
     if empty:
         raise MissingData(f"steps={steps.name!r} has no {empty[0]} rows; measure them with `profile steps`")
-    return {name: surface(found) for name, found in points.items()}
+    return {name: replace(surface(found), by_host=name == "prefill") for name, found in points.items()}
 
 
 def _gpu_points(steps: StepProfile, pipeline: HostPipeline) -> list[tuple[float, float, float, int]]:
@@ -172,7 +244,7 @@ def _gpu_points(steps: StepProfile, pipeline: HostPipeline) -> list[tuple[float,
     Passes that waited for the host hide it. For them a bound from below stands: the smallest pass that did
     not wait, in proportion to tokens. It matters only where the host's launches hide behind a long step.
     """
-    rows = [r for r in steps.rows if r.mode == "prefill" and r.gpu_s]
+    rows = [r for r in _alone(steps.rows) if r.gpu_s]
     free = [
         r for r in rows if (r.gpu_s or 0.0) > HOST_BOUND * min(pipeline.prefill_launch_s, r.host_s or 1.0)
     ]
@@ -188,9 +260,11 @@ def _gpu_points(steps: StepProfile, pipeline: HostPipeline) -> list[tuple[float,
 
 @lru_cache(maxsize=64)
 def prefill_gpu_surface(steps: StepProfile) -> StepSurface:
-    """Prefill by the GPU's own time where the host's part is known, else by wall time."""
+    """Prefill by the GPU's own time where the host's part is known and can hide, else by wall time."""
     pipeline = host_pipeline(steps)
-    return surface(_gpu_points(steps, pipeline)) if pipeline else surfaces(steps)["prefill"]
+    if pipeline is None or pipeline.waits:
+        return surfaces(steps)["prefill"]
+    return surface(_gpu_points(steps, pipeline))
 
 
 def _table(found: StepSurface) -> RoleTables:

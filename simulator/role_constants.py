@@ -14,7 +14,7 @@ from simulator.acceptance import simulated_length
 from simulator.batch_overlap import launches_per_layer
 from simulator.calibration import HostCosts
 from simulator.loop_costs import kernel_variant
-from simulator.measured_tables import HostPipeline, plain_page_tokens
+from simulator.measured_tables import HostPipeline, Interruption, plain_page_tokens
 from simulator.memory import PAGE_TOKENS, MemoryBudget
 from simulator.setting import Relief, Setting, keeps_tail_only
 from simulator.step_cost import extends_prompts
@@ -81,6 +81,7 @@ def class_rows(
     budget: MemoryBudget,
     share: float,
     pipeline: HostPipeline | None = None,
+    among: Interruption | None = None,
 ) -> tuple[list[int], list[float]]:
     """Columns of `loop_state.Classes` for one role.
 
@@ -91,7 +92,9 @@ def class_rows(
         budget: its memory.
         share: of the layers that the fullest pipeline stage has.
         pipeline: the host's part of measured steps; None by the calibration.
+        among: what a prefill between decode steps takes beyond its own time, of measured steps.
     """
+    among = among or Interruption(0.0, 0.0)
     host, relief, model = site.host, site.relief, site.model
     full, swa, running, slots = _relieved(budget, group, relief)
     speculative, mtp = group.mtp is not None, group.mtp
@@ -128,7 +131,7 @@ def class_rows(
         ls.DRAW_METHOD: DRAW_CODES[mtp.simulated_accept_method] if mtp else 0,
         ls.STEPS_DRAFTED: mtp.num_steps if mtp else 0,
         ls.CRASHES: int(not site.stack.has("swa_evict_per_request")),
-        ls.PIPELINED: int(pipeline is not None and group.overlap_schedule),
+        ls.PIPELINED: _pipelined(pipeline, group),
     }.items():
         ints[column] = int(value)
     depth = model.num_layers if model else 0  # measured steps contain their launches
@@ -155,6 +158,8 @@ def class_rows(
         ls.EXTEND: host.draft_extend_s * relief.decode_time
         if extends_prompts(group) and not site.stack.has("draft_extend_graph")
         else 0.0,
+        ls.AMONG: among.base_s * relief.prefill_time,
+        ls.AMONG_SEQ: among.sequence_s * relief.prefill_time,
         ls.DRAW_MEAN: simulated or 0.0,
         ls.UNITS_PER_STEP: simulated_length(mtp) if mtp and simulated else 1.0,
         ls.LAUNCH: (pipeline.prefill_launch_s if pipeline else launch) * relief.prefill_time,
@@ -168,6 +173,12 @@ def class_rows(
     }.items():
         floats[column] = float(quantity)
     return ints, floats
+
+
+def _pipelined(pipeline: HostPipeline | None, group: EngineGroup) -> int:
+    if pipeline is None or not group.overlap_schedule:
+        return ls.SERIAL
+    return ls.LAUNCHES_WAIT if pipeline.waits else ls.LAUNCHES_AHEAD
 
 
 def _warm_variants(site: Site, group: EngineGroup) -> int:

@@ -16,7 +16,7 @@ from simulator import loop_state as ls
 from simulator.adaptive_tables import drafting
 from simulator.cost_tables import RoleTables, decode_tables, padded_batch, prefill_tables
 from simulator.draft_shapes import WHOLE, DraftShape, bare, shapes_of, trimmed
-from simulator.measured_tables import check_steps, host_pipeline, measured_role
+from simulator.measured_tables import check_steps, host_pipeline, interruption, measured_role
 from simulator.memory import MemoryBudget, memory_budget
 from simulator.rank_state import empty_ranks
 from simulator.request_table import request_table
@@ -92,8 +92,8 @@ def role_part(setting: Setting, role: str, group: EngineGroup) -> RolePart:
     site = Site.of(setting)
     if setting.steps is not None:
         found = _measured_class(setting.steps, group, setting.model is not None)
-        pipeline = host_pipeline(setting.steps)
-        return RolePart(*class_rows(site, role, group, found.budget, 1.0, pipeline), found, 1.0, WHOLE)
+        pipeline, among = host_pipeline(setting.steps), interruption(setting.steps)
+        return RolePart(*class_rows(site, role, group, found.budget, 1.0, pipeline, among), found, 1.0, WHOLE)
     scn = setting.scenario(group)
     found = _role_class(scn, role)
     shape = trimmed(setting, group) if role != "prefill" else None

@@ -9,7 +9,7 @@ import click
 from planner.options import example, json_option, names_of
 
 KERNELS_EXAMPLE = example(
-    "Example: measure what an hour allows on this GPU, and go on where it stopped",
+    "Example: measure what an hour allows on this GPU; the same command goes on where it stopped",
     "  servecast profile kernels --out kernels.jsonl --warm 12 --budget-s 3600",
 )
 REPORT_EXAMPLE = example(
@@ -36,7 +36,10 @@ MODELS = ("deepseek-v4-pro", "deepseek-v4-flash")
 )  # fmt: skip
 @click.option("--only", multiple=True, callback=names_of, metavar="FAMILY[,..]", help="Families.  [all]")
 @click.option("--level", "deepest", type=click.IntRange(0, 9), default=9, help="Deepest refinement.  [all]")
-@click.option("--budget-s", type=click.FloatRange(min=0), metavar="S", help="Stop measuring after this long.")
+@click.option(
+    "--budget-s", type=click.FloatRange(min=0), default=720.0, show_default=True, metavar="S",
+    help="Stop after this long, compiling included.",
+)  # fmt: skip
 @click.option(
     "--warm", "processes", type=click.IntRange(min=0), default=0, metavar="N",
     help="Compile first, with N processes side by side.  [no]",
@@ -51,8 +54,10 @@ def kernels(**options: Any) -> None:
 
     Shapes follow from the models and the parallel plans of the platform's search space. Every output
     is compared with a high-precision reference before it is timed. Finished cases are skipped, so a
-    stopped run goes on with the same command. Exit code 5 without a GPU.
+    stopped run, or one at the end of its budget, goes on with the same command. Exit code 5 without a
+    GPU.
     """
+    import time
     from pathlib import Path
 
     from profiler.kernel_bench import GpuBench, platform_of, run_cases
@@ -76,16 +81,21 @@ def kernels(**options: Any) -> None:
         for case in cases:
             click.echo(f"{case.level} {case.family} {case.key}")
         return
-    out = Path(options["out"])
+    out, begun = Path(options["out"]), time.monotonic()
     if options["processes"]:
         from profiler.kernel_warm import warm
 
         names = [plan.name for plan in plans], options["only"], options["deepest"]
-        summary = warm(options["processes"], [m.name for m in models], *names, options["warm_limit_s"], out)
+        limit = min(options["warm_limit_s"], options["budget_s"])
+        summary = warm(options["processes"], [m.name for m in models], *names, limit, out)
         click.echo(summary, err=True)
-    result = run_cases(cases, GpuBench(gpu, hw), out, options["budget_s"])
+    compiling_s = time.monotonic() - begun
+    result = run_cases(cases, GpuBench(gpu, hw), out, max(0.0, options["budget_s"] - compiling_s))
     counts = ", ".join(f"{count} {status}" for status, count in sorted(result.counts.items()))
-    click.echo(f"{out}: {counts or 'nothing new'}; {result.skipped} done before, {result.left} left")
+    click.echo(
+        f"{out}: {counts or 'nothing new'}; {result.skipped} done before, {result.left} left; "
+        f"{compiling_s:.0f} s of compiling ahead, {result.seconds:.0f} s of measuring"
+    )
 
 
 @click.command("report", epilog=REPORT_EXAMPLE)

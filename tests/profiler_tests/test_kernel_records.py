@@ -6,16 +6,19 @@ import gzip
 import json
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from click.testing import CliRunner
 
 from planner.cli import cli
 from profiler import kernel_bench
-from profiler.kernel_bench import ContextLost, platform_of, run_cases
+from profiler.kernel_bench import ContextLost, GpuBench, platform_of, run_cases
 from profiler.kernel_case import KernelCase
 from profiler.kernel_cases_dense import bf16_gemm, fp8_gemm
 from profiler.kernel_cases_moe import grouped
+from profiler.kernel_gpu import Gpu
 from profiler.kernel_record import RecordWriter, RunHeader, read_records, record_of
 from profiler.kernel_records import to_profile
 from profiler.kernel_report import against_tables, load_records, summaries
@@ -117,6 +120,25 @@ def test_files_that_hold_no_records_are_refused(tmp_path):
 
 def test_budget_stops_between_cases_and_says_how_many_are_left(tmp_path):
     assert run_cases(CASES, FakeBench(), tmp_path / "k.jsonl", budget_s=0.0).left == 3
+
+
+def test_a_case_says_how_long_it_took(tmp_path):
+    path = tmp_path / "k.jsonl"
+    result = run_cases(CASES, FakeBench(), path)
+    took = [record.took_s for record in read_records(path).records.values()]
+    assert len(took) == 3 and all(seconds is not None and seconds < 1 for seconds in took)
+    assert result.seconds > 0
+
+
+def test_imports_of_a_family_are_kept_out_of_later_collections(monkeypatch):
+    """Once per family: what is alive then is never looked at again."""
+    done: list[str] = []
+    fake = SimpleNamespace(collect=lambda: done.append("collect"), freeze=lambda: done.append("freeze"))
+    monkeypatch.setattr("profiler.kernel_bench.gc", fake)
+    bench = GpuBench(cast(Gpu, None), None)
+    for family in ("gemm", "gemm", "moe"):
+        bench._settle(family)
+    assert done == ["collect", "freeze"] * 2
 
 
 def test_a_lost_context_ends_the_run_with_its_record_kept(tmp_path):

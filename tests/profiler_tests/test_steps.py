@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+import time
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,18 @@ import pytest
 from engine_adapter.adapter import ServerInfo
 from profiler.recorder_files import install_recorder, read_passes
 from profiler.step_recorder import OUT_VARIABLE, Recorder, shape_of
-from profiler.step_rows import Pass, client_passes, launches, merged, rows, steady, timed, turns
+from profiler.step_rows import (
+    Pass,
+    between_decodes,
+    client_passes,
+    launches,
+    merged,
+    rows,
+    steady,
+    timed,
+    turns,
+    with_drafts,
+)
 from profiler.steps import (
     Journal,
     PointRecord,
@@ -28,6 +41,7 @@ from profiler.steps import (
     warm_lengths,
 )
 from search_spaces.errors import BadInput
+from search_spaces.mtp import Mtp
 from tests.simulator_tests.test_measured_tables import GROUP, row
 
 
@@ -51,6 +65,90 @@ def test_walls_on_a_gpu_are_of_its_own_clock():
     """An overlapped host launches pass after pass at once; their starts on the host say nothing."""
     run = [decode(0.0, gpu_s=0.5), decode(0.001, gpu_s=0.6, gap_s=0.1), decode(0.002, gpu_s=0.7, gap_s=0.2)]
     assert [item.wall_s for item in timed(run)] == pytest.approx([0.6, 0.8])
+
+
+VERIFY, EXTENSION, DRAFT, EXTENSION_LAUNCH, PREFILL_LAUNCH = 0.010, 0.0015, 0.002, 0.005, 0.030
+ITERATION = VERIFY + EXTENSION + DRAFT
+
+
+def drafting(iterations: int, tokens: int) -> list[Pass]:
+    """Iterations with drafts as an overlapped engine records them, a prefill, and two iterations more.
+
+    The recorder sees verify and the eager extension behind it, but not the graph that drafts. The host learns
+    the accepted lengths when verify ends; a prefill needs none and is launched behind the extension, 6 ms
+    after verify began.
+    """
+    found: list[Pass] = []
+    start = gap = 0.0
+    for k in range(iterations + 2):
+        at = 4 + tokens if k < iterations else 8
+        found.append(Pass(start - 0.0005, "verify", at // 4, at, 100.0 + k, 0.0005, True, VERIFY, gap))
+        launch = start + 0.0005
+        found.append(
+            Pass(launch, "draft_extend", at // 4, at, 100.0 + k, EXTENSION_LAUNCH, False, EXTENSION, 0.0)
+        )
+        start, gap = start + ITERATION, DRAFT
+        if k == iterations - 1:
+            begun = launch + EXTENSION_LAUNCH + 0.001
+            idle = max(0.0, begun - (start - DRAFT))
+            found.append(Pass(begun, "prefill", 1, 600, 0.0, PREFILL_LAUNCH, False, 0.0265, idle))
+            ended = start - DRAFT + idle + 0.0265
+            extend = begun + PREFILL_LAUNCH
+            late = max(0.0, extend - ended)
+            found.append(
+                Pass(extend, "draft_extend", 1, 600, 0.0, EXTENSION_LAUNCH, False, EXTENSION_LAUNCH, late)
+            )
+            gap = 0.003
+            start = ended + late + EXTENSION_LAUNCH + gap
+    return found
+
+
+def test_the_draft_extension_belongs_to_the_pass_before_it():
+    passes = drafting(3, 0)
+    found = with_drafts(passes)
+    assert [one.mode for one in found] == ["verify"] * 3 + ["prefill"] + ["verify"] * 2
+    assert [one.gpu_s for one in found[:2]] == pytest.approx([VERIFY + EXTENSION] * 2)
+    assert found[1].host_s == pytest.approx(0.001 + EXTENSION_LAUNCH)
+    walls = [item.wall_s for item in timed(found)]
+    assert walls[:2] == pytest.approx([ITERATION] * 2)  # the graph that drafts is the gap before verify
+    assert walls[4] == pytest.approx(ITERATION)
+    prefill = found[3]
+    assert prefill.host_s == pytest.approx(PREFILL_LAUNCH + EXTENSION_LAUNCH)
+    (shape,) = [one for one in rows([item for _ in range(3) for item in timed(found)]) if one.sequences == 2]
+    assert (shape.mode, shape.new_tokens, shape.graph) == ("verify", 8, True)
+    eager = [Pass(0.0, "verify", 1, 4, 5.0, 0.1), Pass(1.5, "draft", 1, 1, 5.0, 0.2), passes[0]]
+    assert [one.mode for one in with_drafts(eager)] == ["verify", "verify"]
+
+
+def test_a_prefill_adds_its_time_and_the_idle_before_it():
+    """The gap before an iteration is there without the prefill too, as the engine drafts in it."""
+    passes = drafting(3, 0)
+    (found,) = between_decodes(with_drafts(passes))
+    assert (found.one.mode, found.beside) == ("prefill", 1)
+    walls = {item.one.mode: item.wall_s for item in timed(with_drafts(passes[4:]))}
+    assert found.wall_s == pytest.approx(walls["prefill"] - DRAFT + (passes[6].gap_s or 0.0))
+    assert turns(passes) == {"prefill": [], "decode": []}
+    assert between_decodes([one._replace(gpu_s=None) for one in passes]) == []
+    assert between_decodes(with_drafts(passes[6:])) == []  # nothing decoded before
+
+
+def test_a_mixed_point_gives_rows_of_prefill_among_others(tmp_path: Path):
+    """Prompts of several lengths arrive while others decode; each length makes a row."""
+    group = GROUP.model_copy(update={"mtp": Mtp(num_steps=3, simulated_accept_length=2.5)})
+
+    def generate(prompts: list[list[int]], new_tokens: int) -> list[Any]:
+        if len(prompts) == 1:
+            n = len(prompts[0])
+            run = [one._replace(new_tokens=n) if one.new_tokens == 600 else one for one in drafting(4, 8)]
+            with lock, (tmp_path / "passes.jsonl").open("a") as sink:
+                sink.write("".join(json.dumps(one._replace(t=time.time())._asdict()) + "\n" for one in run))
+        return []
+
+    lock = threading.Lock()
+    driver = StepDriver(SimpleNamespace(generate=generate), group, StepPlan(), tmp_path)  # type: ignore[arg-type]
+    record = driver.measure(StepPoint(kind="mixed", sequences=3, tokens=512))
+    assert [(one.new_tokens, one.beside) for one in record.rows] == [(256, 3), (512, 3)]
+    assert all(one.mode == "prefill" for one in record.rows)
 
 
 def test_rows_are_medians_without_the_first_pass():
@@ -210,25 +308,34 @@ def test_the_recorder_counts_what_was_cached():
     assert shape_of(batch("IDLE", [], 0), False) is None
     drafted = shape_of(batch("DECODE", [31], 1), True)
     assert drafted is not None and drafted["mode"] == "draft"
+    unknown = batch("DECODE", [31], 1)
+    unknown.seq_lens_cpu = unknown.seq_lens_sum = None
+    assert shape_of(unknown, False) is None
     extended = shape_of(batch("DRAFT_EXTEND_V2", [34, 54], 8), True)
     assert extended == {"mode": "draft_extend", "sequences": 2, "new_tokens": 8, "context": 40.0}
 
 
-def test_the_recorder_leaves_a_captured_pass_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    capturing = [True]
-    cuda = SimpleNamespace(is_current_stream_capturing=lambda: capturing[0], Event=FakeEvent)
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+def test_the_recorder_leaves_a_capturing_engine_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither passes that are captured, or warm up for it, nor events of others are touched meanwhile."""
+    capture = [False]
+    engine = "sglang.srt.model_executor.runner_utils.capture_mode"
+    for name in (engine.rsplit(".", n)[0] for n in range(4, 0, -1)):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    mode = SimpleNamespace(get_is_capture_mode=lambda: capture[0])
+    monkeypatch.setitem(sys.modules, engine, mode)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(Event=FakeEvent)))
     recorder = Recorder(str(tmp_path / "passes.jsonl"))
     drafted = batch("DECODE", [9], 1)
     drafted.input_ids.device.type = "cuda"
     runner = SimpleNamespace(is_draft_worker=True)
     assert recorder.around(lambda *_: "done", runner, drafted) == "done"
+    capture[0] = True
+    assert recorder.around(lambda *_: "done", runner, drafted) == "done"
     recorder.drain(wait=True)
     assert not (tmp_path / "passes.jsonl").exists()
-    capturing[0] = False
-    recorder.around(lambda *_: "done", runner, drafted)
+    capture[0] = False
     recorder.drain(wait=True)
-    assert json.loads((tmp_path / "passes.jsonl").read_text())["gpu_s"] == 0.002
+    assert json.loads((tmp_path / "passes.jsonl").read_text())["gpu_s"] == 0.002  # one line
 
 
 class FakeEvent:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -101,8 +103,18 @@ def test_rows_are_kept_and_times_between_them_grow():
 
 def test_noise_does_not_make_more_work_cheaper():
     found = surface([(1, 10, 1.0, 1), (1, 100, 0.8, 3), (2, 10, 0.7, 1), (2, 100, 0.9, 1)])
-    assert found.seconds(1, np.array([10.0, 100.0])) == pytest.approx([0.85, 0.85])  # weighted mean
-    assert (found.seconds(2, np.array([10.0, 100.0])) >= 0.85).all()
+    assert found.seconds(1, np.array([100.0])) == pytest.approx([0.85])  # weighted mean
+    # Of two sizes at a context of 10, the larger took less: both take what lies between.
+    assert [found.seconds(n, np.array([10.0]))[0] for n in (1, 2)] == pytest.approx([0.775, 0.775])
+
+
+def test_a_slow_spell_does_not_lift_what_is_larger():
+    spell = [(n, 0.0, 0.073 if n == 8 else 0.050, 5) for n in (1, 2, 4, 8, 16, 32, 64)]
+    found = surface(spell)
+    assert found.seconds(32, np.array([1.0]))[0] == pytest.approx(0.050)
+    by_host = replace(found, by_host=True)  # spells come back, so that the mean counts
+    assert by_host.seconds(32, np.array([1.0]))[0] == pytest.approx(0.050 + 0.023 / 4)
+    assert by_host.seconds(2, np.array([1.0]))[0] == pytest.approx(0.050)
 
 
 def test_the_running_limit_is_the_servers():

@@ -5,12 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from search_spaces.mtp import Mtp
 from search_spaces.recipe import Recipe
 from search_spaces.step_profile import StepProfile, StepRow
 from search_spaces.workload import Workload
 from simulator import loop_state as ls
 from simulator.calibration import Calibration
-from simulator.measured_tables import host_pipeline, no_host, padded_batch, prefill_gpu_surface
+from simulator.measured_tables import (
+    host_pipeline,
+    interruption,
+    no_host,
+    padded_batch,
+    prefill_gpu_surface,
+)
 from simulator.run import run
 from simulator.setting import setting_for
 from tests.simulator_tests.test_measured_tables import GROUP, profile, row
@@ -28,15 +35,17 @@ def timed_row(mode: str, sequences: int, tokens: int, gpu_s: float, host_s: floa
 
 def steps(**changes: object) -> StepProfile:
     """Prefill of 128 tokens waits for the host, of 512 for the GPU; decode takes the GPU the same always."""
-    return profile(
+    rows = (
         timed_row("prefill", 1, 128, LAUNCH, LAUNCH),
         timed_row("prefill", 1, 512, 0.080, LAUNCH),
         timed_row("decode", 1, 1, DECODE, DECODE_LAUNCH),
         timed_row("decode", 8, 8, DECODE, DECODE_LAUNCH),
+    )
+    return profile(
         **(
             {
                 "group": OVERLAPPED, "request_s": LATENCY + TURN, "prefill_turn_s": TURN,
-                "decode_turn_s": DECODE_TURN, "prefill_launch_s": LAUNCH,
+                "decode_turn_s": DECODE_TURN, "prefill_launch_s": LAUNCH, "rows": rows,
             }
             | changes
         ),
@@ -76,6 +85,53 @@ def test_the_first_of_two_short_prompts_comes_out_after_the_second_is_launched()
     assert found[0] == pytest.approx(begun + LAUNCH + TURN + LAUNCH, rel=1e-6)
 
 
+ITERATION, AMONG, AMONG_SEQ = 0.012, 0.003, 0.001
+DRAFTING = OVERLAPPED.model_copy(update={"mtp": Mtp(num_steps=3, simulated_accept_length=2.0)})
+
+
+def drafting_steps() -> StepProfile:
+    """Prefill takes 40 ms alone, 38 of them to launch, and more among sequences that decode."""
+    alone = timed_row("prefill", 1, 128, 0.040, 0.038)
+    return steps(
+        group=DRAFTING,
+        rows=(
+            alone,
+            *(
+                alone.model_copy(update={"beside": n, "wall_s": 0.040 + AMONG + n * AMONG_SEQ})
+                for n in (2, 4)
+            ),
+            *(timed_row("verify", n, 4 * n, ITERATION, 0.005) for n in (1, 8)),
+        ),
+        request_s=LATENCY,
+    )
+
+
+def test_with_drafts_launches_wait_and_a_step_is_formed_early():
+    found = drafting_steps()
+    assert host_pipeline(found) == (0.038, 0.005, 0.0, 0.0, True)
+    assert interruption(found) == pytest.approx((AMONG, AMONG_SEQ))
+    assert interruption(found).seconds(0) == 0.0
+    assert prefill_gpu_surface(found).seconds(128, np.array([64.0]))[0] == pytest.approx(0.040)
+    recipe = RECIPE.model_copy(update={"aggregated": DRAFTING})
+    load = Workload(isl=128, osl=21, random_range_ratio=1, concurrency=1, num_prompts=1)
+    (t,) = np.array(run(setting_for(recipe, load, JUNE, Calibration(), steps=found)).reqs.t)
+    # Tokens come out when the next iteration has been launched; 20 of them take ten iterations.
+    assert t[ls.FIRST] == pytest.approx(LATENCY + 0.040 + 0.005, rel=1e-6)
+    assert t[ls.DONE] == pytest.approx(LATENCY + 0.040 + 10 * ITERATION + 0.005, rel=1e-6)
+
+
+def test_with_drafts_a_prefill_hides_behind_nothing():
+    """A second prompt waits for the first one's prefill, and takes longer as that one decodes."""
+    recipe = RECIPE.model_copy(update={"aggregated": DRAFTING})
+    load = Workload(isl=128, osl=41, random_range_ratio=1, concurrency=2, num_prompts=2)
+    late = drafting_steps().model_copy(update={"request_token_s": 1e-6})
+    t = np.array(run(setting_for(recipe, load, JUNE, Calibration(), steps=late)).reqs.t)
+    first, second = sorted(t[:, ls.FIRST])
+    begun = LATENCY + 128e-6
+    assert second == pytest.approx(begun + 2 * 0.040 + AMONG + AMONG_SEQ + 0.005, rel=1e-6)
+    assert first == pytest.approx(begun + 0.040 + 0.038, rel=1e-6)  # when the second has been launched
+
+
 def test_a_serial_scheduler_is_not_pipelined():
     serial = steps(group=GROUP)
     recipe = RECIPE.model_copy(update={"aggregated": GROUP})
@@ -85,9 +141,9 @@ def test_a_serial_scheduler_is_not_pipelined():
 
 
 def test_steps_without_a_record_of_the_host_have_no_pipeline():
-    assert host_pipeline(steps()) == (LAUNCH, DECODE_LAUNCH, TURN, DECODE_TURN)
+    assert host_pipeline(steps()) == (LAUNCH, DECODE_LAUNCH, TURN, DECODE_TURN, False)
     assert host_pipeline(steps(prefill_turn_s=None)) is None
-    assert host_pipeline(steps(prefill_launch_s=None)) == (LAUNCH, DECODE_LAUNCH, TURN, DECODE_TURN)
+    assert host_pipeline(steps(prefill_launch_s=None)) == (LAUNCH, DECODE_LAUNCH, TURN, DECODE_TURN, False)
     assert no_host(steps()).request_latency_s == pytest.approx(LATENCY)
     assert no_host(steps(decode_turn_s=None)).request_latency_s == pytest.approx(LATENCY + TURN)
 
