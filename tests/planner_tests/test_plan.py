@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from engine_adapter.recipe_files import load_recipe
-from planner.evaluate import Evaluator
+from planner.evaluate import Evaluator, known
 from planner.plan import bench_of, plan
 from planner.plan_files import plan_files
 from planner.plan_types import PlanRequest
@@ -150,6 +151,14 @@ def test_a_limit_relaxed_as_proposed_is_kept(factor):
     limits = dict(part.split("=") for part in text.split(", "))
     assert 50 * factor <= float(limits["max_p99_ttft_ms"]) <= 50 * factor * 1.01
     assert 80 / factor * 0.99 <= float(limits["min_tokens_per_s_per_user"]) <= 80 / factor
+
+
+def test_a_bench_from_another_process_is_known_by_the_one_at_hand():
+    """Else every look into a cache would compare model, platform and calibration field by field."""
+    bench = bench_of(request())
+    again = pickle.loads(pickle.dumps(bench))
+    assert again.model is not bench.model and known(again).model is known(bench).model
+    assert known(again).calibration is known(bench).calibration
 
 
 def test_unknown_names_are_refused_with_the_choices():
