@@ -64,7 +64,8 @@ def steps_of(passes: Sequence[Pass], steps: StepProfile) -> list[Step]:
         one = item.one
         if one.mode == "prefill" and pipeline is not None and one.gpu_s is not None:
             least = pipeline.prefill_launch_s - lead
-            result.append(Step(one, one.gpu_s, max(_at(gpu, one, steps), least)))
+            wait = 0.0 if one.context else max(0.0, pipeline.first_wait_s - lead)
+            result.append(Step(one, one.gpu_s, max(_at(gpu, one, steps) + wait, least)))
         else:
             surface = found["prefill" if one.mode == "prefill" else "decode"]
             result.append(Step(one, item.wall_s, _at(surface, one, steps)))

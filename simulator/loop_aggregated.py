@@ -190,7 +190,8 @@ def pipelined_turn(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: 
         return
     prefill = groups.i[g, STATE] != IN_DECODE
     launched = begun + turn + classes.f[c, LAUNCH if prefill else DECODE_LAUNCH]
-    groups.gpu_end_s[g] = max(max(gpu_free, now + turn) + gpu, launched)
+    first = classes.f[c, FIRST_WAIT] if prefill else 0.0
+    groups.gpu_end_s[g] = max(max(gpu_free, now + turn + first) + gpu, launched)
     groups.next_s[g] = max(groups.gpu_end_s[g] if waits and prefill else launched, gpu_free)
 
 

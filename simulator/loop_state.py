@@ -51,7 +51,7 @@ ROLE, CHUNK, MAX_PREFILL, MAX_RUNNING, SLOTS, POLL, RESERVE, DRAFT, LOCAL_BUCKET
 # Columns of Classes.f
 FULL, SWA, RATIO_INIT, GAP, SEQ_EXPOSED, HOST_BASE, HOST_SEQ, EAGER, EXTEND, LAUNCH = range(10)
 (EXPOSED, PREFILL_BASE, JOIN, SWA_RESERVE, COMPILE, FIRST_USE, PREFILL_TURN, DECODE_TURN, DECODE_LAUNCH,
- DRAW_MEAN, UNITS_PER_STEP, AMONG, AMONG_SEQ, NUM_CLASS_FLOATS) = range(10, 24)
+ DRAW_MEAN, UNITS_PER_STEP, AMONG, AMONG_SEQ, FIRST_WAIT, NUM_CLASS_FLOATS) = range(10, 25)
 # Values of PROGRESS_BY: a step is one unit of the calendar, as many as are drawn, or a share (`progress`)
 ONE_UNIT, DRAWN_UNITS, UNIT_SHARE = range(3)
 # Values of PIPELINED: a step is formed when the one before has ended, or while it runs; in that case its

@@ -56,6 +56,8 @@ class HostPipeline(NamedTuple):
     decode_turn_s: float
     waits: bool = False
     """Whether launches begin only when the GPU has ended the step before, as with drafts."""
+    first_wait_s: float = 0.0
+    """Until the launches of a prefill keep the GPU at work; they hide behind a step that runs meanwhile."""
 
 
 HOST_BOUND = 1.08
@@ -84,7 +86,27 @@ def host_pipeline(steps: StepProfile) -> HostPipeline | None:
     if launch is None:
         bound = [r for r in first if (r.gpu_s or 0.0) <= HOST_BOUND * (r.host_s or 0.0)]
         launch = float(np.median([r.host_s or 0.0 for r in bound or first]))
-    return HostPipeline(launch, float(np.median(decode)), turns[0], turns[1])
+    wait = _first_wait_s(steps)
+    return HostPipeline(launch, float(np.median(decode)), turns[0], turns[1], first_wait_s=wait)
+
+
+def _first_wait_s(steps: StepProfile) -> float:
+    """How much longer the GPU takes for a prefill on an idle engine than for one queued behind a step.
+
+    Of passes that are the GPU's both ways: where the host is the limit, the two tell nothing of it.
+    """
+    alone = {(r.sequences, r.new_tokens, round(r.context)): r for r in _alone(steps.rows) if _is_gpus(r)}
+    found = [
+        (alone[key].gpu_s or 0.0) - (r.gpu_s or 0.0)
+        for r in steps.rows
+        if r.mode == "prefill" and r.beside and _is_gpus(r)
+        if (key := (r.sequences, r.new_tokens, round(r.context))) in alone
+    ]
+    return max(0.0, float(np.median(found))) if found else 0.0
+
+
+def _is_gpus(row: StepRow) -> bool:
+    return (row.gpu_s or 0.0) > HOST_BOUND * (row.host_s or 0.0)
 
 
 def _drafting_pipeline(steps: StepProfile) -> HostPipeline | None:
@@ -249,10 +271,14 @@ def _gpu_points(steps: StepProfile, pipeline: HostPipeline) -> list[tuple[float,
         r for r in rows if (r.gpu_s or 0.0) > HOST_BOUND * min(pipeline.prefill_launch_s, r.host_s or 1.0)
     ]
     free = [r for r in free if r.context > 0 or (r.gpu_s or 0.0) > HOST_BOUND * (r.host_s or 0.0)]
-    per_token = min(((r.new_tokens, (r.gpu_s or 0.0) / r.new_tokens) for r in free), default=(0, 0.0))[1]
+
+    def work(r: StepRow) -> float:
+        return (r.gpu_s or 0.0) - (0.0 if r.context else pipeline.first_wait_s)
+
+    per_token = min(((r.new_tokens, work(r) / r.new_tokens) for r in free), default=(0, 0.0))[1]
     points = []
     for r in rows:
-        seconds = (r.gpu_s or 0.0) if r in free else min(r.gpu_s or 0.0, per_token * r.new_tokens)
+        seconds = work(r) if r in free else min(r.gpu_s or 0.0, per_token * r.new_tokens)
         context = r.context + r.new_tokens / r.sequences / 2
         points.append((float(r.new_tokens), context, max(seconds, LEAST_S), r.count))
     return points

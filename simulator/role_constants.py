@@ -158,6 +158,7 @@ def class_rows(
         ls.EXTEND: host.draft_extend_s * relief.decode_time
         if extends_prompts(group) and not site.stack.has("draft_extend_graph")
         else 0.0,
+        ls.FIRST_WAIT: pipeline.first_wait_s if pipeline else 0.0,
         ls.AMONG: among.base_s * relief.prefill_time,
         ls.AMONG_SEQ: among.sequence_s * relief.prefill_time,
         ls.DRAW_MEAN: simulated or 0.0,

@@ -20,6 +20,7 @@ from tests.simulator_tests.test_pipelined import (
     LAUNCH,
     drafting_steps,
     steps,
+    timed_row,
 )
 
 DATA = Path(__file__).parents[2] / "profiler" / "data"
@@ -61,6 +62,17 @@ def test_a_prefill_that_was_launched_early_takes_the_gpu_less():
     lead = 2 * DECODE - 0.012  # the GPU is free at 20 ms, and the host begins at 12
     (found,) = [step for step in steps_of(run, steps()) if step.one.mode == "prefill"]
     assert found.predicted_s == pytest.approx(LAUNCH - lead)
+
+
+def test_a_prefill_behind_a_step_waits_less_for_its_first_launches():
+    """8 of the 80 ms that 512 tokens take on an idle engine are that wait; a lead of 5 hides 5 of it."""
+    queued = timed_row("prefill", 1, 512, 0.072, LAUNCH, beside=4)
+    profile = steps(rows=(*steps().rows, queued))
+    for lead, expected in ((0.0, 0.080), (0.005, 0.075), (0.010, 0.072)):
+        run = [decode(0.0), decode(0.010 - lead), prefill(0.020 - lead, expected), decode(0.2)]
+        run = [one._replace(new_tokens=512) if one.mode == "prefill" else one for one in run]
+        (found,) = [step for step in steps_of(run, profile) if step.one.mode == "prefill"]
+        assert found.predicted_s == pytest.approx(expected), lead
 
 
 def test_with_drafts_a_prefill_is_what_it_adds_between_iterations():

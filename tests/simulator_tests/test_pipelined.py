@@ -108,7 +108,7 @@ def drafting_steps() -> StepProfile:
 
 def test_with_drafts_launches_wait_and_a_step_is_formed_early():
     found = drafting_steps()
-    assert host_pipeline(found) == (0.038, 0.005, 0.0, 0.0, True)
+    assert host_pipeline(found) == (0.038, 0.005, 0.0, 0.0, True, 0.0)
     assert interruption(found) == pytest.approx((AMONG, AMONG_SEQ))
     assert interruption(found).seconds(0) == 0.0
     assert prefill_gpu_surface(found).seconds(128, np.array([64.0]))[0] == pytest.approx(0.040)
@@ -141,11 +141,34 @@ def test_a_serial_scheduler_is_not_pipelined():
 
 
 def test_steps_without_a_record_of_the_host_have_no_pipeline():
-    assert host_pipeline(steps()) == (LAUNCH, DECODE_LAUNCH, TURN, DECODE_TURN, False)
+    assert host_pipeline(steps()) == (LAUNCH, DECODE_LAUNCH, TURN, DECODE_TURN, False, 0.0)
     assert host_pipeline(steps(prefill_turn_s=None)) is None
-    assert host_pipeline(steps(prefill_launch_s=None)) == (LAUNCH, DECODE_LAUNCH, TURN, DECODE_TURN, False)
+    assert host_pipeline(steps(prefill_launch_s=None)) == (
+        LAUNCH,
+        DECODE_LAUNCH,
+        TURN,
+        DECODE_TURN,
+        False,
+        0.0,
+    )
     assert no_host(steps()).request_latency_s == pytest.approx(LATENCY)
     assert no_host(steps(decode_turn_s=None)).request_latency_s == pytest.approx(LATENCY + TURN)
+
+
+def test_what_an_idle_engine_waits_for_hides_behind_a_step():
+    """80 ms for 512 tokens on an idle engine are 72 of work, as the same pass behind decode steps shows."""
+    queued = [
+        timed_row("prefill", 1, 512, 0.072, LAUNCH, beside=4),
+        timed_row("prefill", 1, 128, 0.026, LAUNCH, beside=4),  # the host's: tells nothing
+    ]
+    found = steps(rows=(*steps().rows, *queued))
+    pipeline = host_pipeline(found)
+    assert pipeline is not None and pipeline.first_wait_s == pytest.approx(0.008)
+    assert prefill_gpu_surface(found).seconds(512, np.array([256.0]))[0] == pytest.approx(0.072)
+    load = Workload(isl=512, osl=2, random_range_ratio=1, concurrency=2, num_prompts=2)
+    first, second = sorted(times(load, found)[:, ls.FIRST])
+    assert first == pytest.approx(LATENCY + TURN + 0.008 + 0.072, rel=1e-6)  # an idle engine waits as before
+    assert second == pytest.approx(first + 0.072, rel=1e-6)
 
 
 def test_what_hides_behind_the_host_is_bounded_by_passes_that_do_not():
