@@ -17,7 +17,9 @@ from planner.risk import judged, lead, score
 from planner.screen import Candidate, meets, objective_value, relaxed, slo_misses, usable
 from planner.search import Search
 from planner.shared_study import storage_for
+from planner.warm_start import check_tables
 from search_spaces import catalog_loader
+from search_spaces.dispatch import DispatchTable
 from search_spaces.errors import Infeasible
 from search_spaces.public_recipes import public_recipes
 from search_spaces.recipe import Recipe
@@ -77,6 +79,7 @@ def plan(
     spaces: Sequence[SearchSpace] = (),
     storage: str | None = None,
     cluster: str | None = None,
+    earlier: Sequence[DispatchTable] = (),
 ) -> PlanResult:
     """Search, choose and tabulate.
 
@@ -88,12 +91,14 @@ def plan(
         spaces: own search spaces instead of the shipped ones.
         storage: URL of a storage through which other processes work on the same studies.
         cluster: URL of a cluster that simulates instead of processes here.
+        earlier: tables of earlier plans, whose recipes the search begins with.
 
     Raises:
         BadInput: unknown names.
         Infeasible: no load has a recipe that meets the SLO.
     """
     bench = bench_of(request)
+    check_tables(bench, earlier)
     public = [
         r
         for r in public_recipes(bench.model.name, bench.hardware.name)
@@ -116,6 +121,7 @@ def plan(
         request.objective,
         request.seed,
         shared,
+        earlier,
     )
     total = len(loads) * (request.keep + request.trials)
     done, lock = [0], threading.Lock()

@@ -26,7 +26,7 @@ class PlanRequest(Noun):
     concurrencies: tuple[int, ...] = ()
     """Loads; empty takes those of the public recipes."""
     slo: Slo = Field(default_factory=Slo)
-    objective: str = Field(default="balanced", pattern="^(balanced|throughput|interactivity)$")
+    objective: str = Field(default="balanced", pattern="^(balanced|throughput|interactivity|ttft)$")
     risk: str = Field(default="expected", pattern="^(expected|lower)$")
     """Whether recipes are compared by what is expected or by the worse end of the 80 % interval."""
     mtp: bool = True

@@ -16,6 +16,7 @@ OBJECTIVE_NOISE = {
     "throughput": ("total_tokens_per_s_per_gpu", 1),
     "balanced": ("total_tokens_per_s_per_gpu", 2),
     "interactivity": ("median_tpot_ms", 1),
+    "ttft": ("median_ttft_ms", 1),
 }
 """Objective to the metric whose noise it carries, and its power in it (see `objective_value`)."""
 HIGHER_IS_BETTER = {"total_tokens_per_s_per_gpu", "output_tokens_per_s_per_gpu", "tokens_per_s_per_user"}

@@ -73,9 +73,10 @@ class Screening(NamedTuple):
 def objective_value(outcome: Outcome, recipe: Recipe, objective: str) -> float:
     """Scalar that decides between recipes at one concurrency; higher is better.
 
-    `throughput` is tokens/s per GPU, `interactivity` tokens/s per user, `balanced` their Nash product
-    with the user's rate counted end to end: at fixed concurrency that rate is proportional to the
-    deployment's total throughput, so the product is tokens/s per GPU times total tokens/s.
+    `throughput` is tokens/s per GPU, `interactivity` tokens/s per user, `ttft` the inverse of the median
+    TTFT in seconds, `balanced` the Nash product of the first two with the user's rate counted end to end:
+    at fixed concurrency that rate is proportional to the deployment's total throughput, so the product is
+    tokens/s per GPU times total tokens/s.
     """
     return objective_of(outcome.metrics, recipe.num_gpus, objective)
 
@@ -87,6 +88,8 @@ def objective_of(metrics: Mapping[str, float], num_gpus: int, objective: str) ->
         return throughput
     if objective == "interactivity":
         return metrics.get("tokens_per_s_per_user", 0.0)
+    if objective == "ttft":
+        return MS_PER_S / metrics["median_ttft_ms"] if metrics.get("median_ttft_ms") else 0.0
     return throughput**2 * num_gpus
 
 

@@ -23,6 +23,8 @@ from planner.evaluate import Bench, Evaluator, Outcome
 from planner.load_search import POPULATION, Advice, LoadSearch
 from planner.screen import Candidate, Screening, Tally, lawful, lawful_candidate, screen, usable
 from planner.shared_study import SharedStudy
+from planner.warm_start import earlier_recipes
+from search_spaces.dispatch import DispatchTable
 from search_spaces.recipe import Recipe
 from search_spaces.space import SearchSpace
 from search_spaces.space_points import Site, locate
@@ -53,11 +55,14 @@ class Search:
         objective: str,
         seed: int = 0,
         shared: BaseStorage | None = None,
+        earlier: Sequence[DispatchTable] = (),
     ) -> None:
         """Args: what is fixed, spaces, public recipes, GPUs, evaluator, journal, SLO, objective, seed.
 
         With `shared`, studies live there and other processes work on them too; the journal is not used.
+        `earlier` are tables whose recipes the search begins with, beside the public ones.
         """
+        self._earlier = earlier
         self._shared = shared
         self.bench, self.spaces, self.num_gpus = bench, spaces, num_gpus
         self.public = [r for r in public if r.num_gpus <= num_gpus]
@@ -144,7 +149,12 @@ class Search:
         """Simulate public and screened recipes of a load, then layouts and single steps from the best."""
         screening = self._screening.pop(concurrency).result()
         at_load = LoadSearch(self, concurrency, screening, on_trial)
-        first = [self._located(r, concurrency) for r in self.public_at(concurrency)] + screening.kept
+        first = [self._located(r, concurrency) for r in self.public_at(concurrency)]
+        known = {c.recipe.digest for c in first}
+        begun = earlier_recipes(
+            self.bench, self.spaces, self._earlier, concurrency, self.num_gpus, at_load.tally
+        )
+        first += [c for c in begun if c.recipe.digest not in known] + screening.kept
         if self._shared is None:
             at_load.simulate(list({c.recipe.digest: c for c in first}.values()))
             at_load.explore(int(budget * EXPLORED))

@@ -34,8 +34,10 @@ EXAMPLE = example(
 @click.option("--max-p99-tpot-ms", type=float, metavar="MS", help="Limit on p99 TPOT.")
 @click.option("--min-tok-s-user", type=float, metavar="N", help="Least tokens/s per user.")
 @click.option(
-    "--objective", type=click.Choice(["balanced", "throughput", "interactivity"]), default="balanced",
-    show_default=True, help="What decides between recipes that meet the SLO at one load.",
+    "--objective", type=click.Choice(["balanced", "throughput", "interactivity", "ttft"]), default="balanced",
+    show_default=True,
+    help="What decides between recipes that meet the SLO at one load. On one platform the least cost or "
+    "energy per token is throughput's; for the fewest GPUs at a rate see `size`.",
 )  # fmt: skip
 @click.option(
     "--risk", type=click.Choice(["expected", "lower"]), default="expected", show_default=True,
@@ -65,6 +67,10 @@ EXAMPLE = example(
     "--warmup-s", type=float, default=900.0, show_default=True, help="Start of a worker to serving."
 )
 @click.option("--space", metavar="FILE", help="Search spaces of your own instead of the shipped ones.")
+@click.option(
+    "--warm-start", multiple=True, metavar="DIR",
+    help="Folder of an earlier plan, of other lengths, loads or limits say, to begin with.",
+)  # fmt: skip
 @click.option("--trials", type=int, default=84, show_default=True, help="Trials per load.")
 @click.option("--keep", type=int, default=24, show_default=True, help="Screened recipes simulated per load.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of simulation and sampler.")
@@ -93,6 +99,7 @@ def command(**options: Any) -> None:
     from engine_adapter.yaml_files import parse_yaml, read_text
     from planner.command_line import command_line
     from planner.commands.report import write_plan_report
+    from planner.exporting import load_table
     from planner.file_writer import check_file, write_files
     from planner.plan import plan
     from planner.plan_files import COMMAND_FILE, plan_files
@@ -103,6 +110,7 @@ def command(**options: Any) -> None:
     request = PlanRequest.parse(_request(options), "plan")
     own = options["space"]
     spaces = spaces_in(parse_yaml(read_text(own), own), own) if own else ()
+    earlier = [load_table(str(Path(folder) / "dispatch.json")) for folder in options["warm_start"]]
     out = Path(options["out"])
     if options["report"]:
         check_file(Path(options["report"]), "report")
@@ -115,7 +123,7 @@ def command(**options: Any) -> None:
 
     try:
         result = plan(
-            request, out, options["workers"], on_step, spaces, options["storage"], options["cluster"]
+            request, out, options["workers"], on_step, spaces, options["storage"], options["cluster"], earlier
         )
     except KeyboardInterrupt:
         click.echo(f"stopped; the same command goes on from {out}", err=True)

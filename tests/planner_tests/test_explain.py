@@ -231,7 +231,9 @@ def test_where_experts_are_and_what_moving_them_costs():
     assert plain and idle and balanced
     assert (plain.slots_per_rank, idle.slots_per_rank, idle.idle_slots, balanced.idle_slots) == (48, 49, 8, 0)
     assert plain.load_factor == plain.load_factor_in_order == balanced.load_factor_in_order
-    assert 1 <= balanced.load_factor < plain.load_factor < idle.load_factor
+    # Slots that get no token only move experts to other ranks.
+    assert idle.load_factor == pytest.approx(plain.load_factor, rel=0.05)
+    assert 1 <= balanced.load_factor < 0.95 * min(plain.load_factor, idle.load_factor)
     assert balanced.rebalance_s_per_step > 0 == plain.rebalance_s_per_step
     assert dep8(moe_backend="flashinfer_mxfp4", moe_activation="fp8", moe_ep=1).experts is None
 

@@ -161,6 +161,37 @@ def test_a_bench_from_another_process_is_known_by_the_one_at_hand():
     assert known(again).calibration is known(bench).calibration
 
 
+def test_an_earlier_plan_of_other_lengths_is_where_a_search_begins(result):
+    """Without trials and with what screening keeps least, so that its recipes are there by themselves."""
+    changed = request(isl=4096, trials=0, keep=2)
+    cold = plan(changed, None, workers=1, spaces=[SPACE])
+    warm = plan(changed, None, workers=1, spaces=[SPACE], earlier=[result.table])
+    at_home = {p.digest: p.concurrency for p in warm.points if p.origin == "earlier plan"}
+    assert at_home and not any(p.origin == "earlier plan" for p in cold.points)
+    for load in changed.concurrencies:
+        best = [
+            max(p.total_tokens_per_s_per_gpu for p in found.points if p.concurrency == load and p.usable)
+            for found in (cold, warm)
+        ]
+        assert best[1] >= best[0]
+
+
+def test_a_plan_of_another_platform_does_not_start_one(result):
+    other = result.table.model_copy(update={"hardware": "b300"})
+    with pytest.raises(BadInput, match=r"warm_start: .* on b300 cannot start a plan for .* on gb300"):
+        plan(request(), None, workers=1, spaces=[SPACE], earlier=[other])
+
+
+def test_the_objective_decides_which_recipe_is_chosen():
+    chosen = {}
+    for objective in ("ttft", "throughput"):
+        found = plan(request(objective=objective, concurrencies=(256,)), None, workers=1, spaces=[SPACE])
+        (chosen[objective],) = found.table.rows
+    by_ttft, by_rate = (chosen[name].predictions[-1] for name in ("ttft", "throughput"))
+    assert by_ttft.median_ttft_ms <= by_rate.median_ttft_ms
+    assert by_ttft.total_tokens_per_s_per_gpu <= by_rate.total_tokens_per_s_per_gpu
+
+
 def test_unknown_names_are_refused_with_the_choices():
     with pytest.raises(BadInput, match=r"hardware='gb999'.*choose one of"):
         plan(request(hardware="gb999"), None, workers=1)

@@ -360,9 +360,13 @@ def test_the_recorder_writes_what_is_read_back(tmp_path: Path):
     assert "sglang.srt.plugins" in entry and env["PYTHONPATH"] == str(tmp_path)
     recorder = Recorder(env[OUT_VARIABLE])
     result = object()
+
+    def forward(*_):
+        time.sleep(0.001)
+        return result
+
     for lengths in ([9], [10], [11]):
-        done = recorder.around(lambda *_: result, SimpleNamespace(), batch("DECODE", lengths, 1))
-        assert done is result
+        assert recorder.around(forward, SimpleNamespace(), batch("DECODE", lengths, 1)) is result
     recorder.drain(wait=True)
     found = read_passes(tmp_path)
     assert [one.context for one in found] == [8, 9, 10]

@@ -18,7 +18,7 @@ CONTEXT = 1000.0
 
 
 def scenario(**changes):
-    """The measured server: V4-Flash's widths, two GPUs, attention DP 2, experts in fp8."""
+    """The measured server: V4-Flash's widths, two GPUs, attention DP 2, experts in fp8, uniform routing."""
     group = {
         "num_workers": 1, "tp": 2, "attention_dp": 2, "moe_backend": "triton", "expert_weights": "fp8",
         "dp_lm_head": True, "mem_fraction_static": 0.8, "max_running_per_rank": 64,
@@ -28,11 +28,11 @@ def scenario(**changes):
         {"name": "t", "model": "deepseek-ai/DeepSeek-V4-Flash", "hardware": "h200", "aggregated": group}, "t"
     )
     assert recipe.aggregated is not None
-    scn = Scenario(
+    as_measured = {"decode_slowdown": 1.0, "decode_routing_alpha": 0.0}
+    return Scenario(
         catalog_loader.model(recipe.model), catalog_loader.hardware("h200"), recipe.aggregated,
-        catalog_loader.stack("june"), load_calibration().model_copy(update={"decode_slowdown": 1.0}),
+        catalog_loader.stack("june"), load_calibration().model_copy(update=as_measured),
     )  # fmt: skip
-    return scn
 
 
 def measured(batch):
