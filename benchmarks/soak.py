@@ -66,7 +66,7 @@ def random_workload(rng: np.random.Generator) -> Workload:
     isl = int(rng.choice([16, 300, 1024, 8192, 40_000]))
     concurrency = int(rng.choice([1, 7, 64, 400]))
     turns = int(rng.choice([1, 1, 1, 4]))
-    return Workload(
+    load = Workload(
         isl=isl,
         osl=int(rng.choice([1, 2, 100, 1024])),
         random_range_ratio=float(rng.choice([0.5, 0.8, 1.0])),
@@ -81,6 +81,8 @@ def random_workload(rng: np.random.Generator) -> Workload:
         prefix_groups=int(rng.integers(1, 5)),
         prompts="chat" if rng.random() < 0.5 else "random",
     )
+    sent_before = turns == 1 and load.measured_requests % 3 == 0
+    return load.model_copy(update={"reused_prompts": load.measured_requests // 2 if sent_before else 0})
 
 
 def random_setting(seed: int) -> Setting:

@@ -69,6 +69,8 @@ def _load(load: Workload) -> str:
         text += f", {load.turns} turns of +{load.later_turn_tokens} tokens after {load.think_s:g} s"
     if load.shared_prefix_tokens:
         text += f", {load.shared_prefix_tokens} tokens shared in {load.prefix_groups} groups"
+    if load.reused_prompts:
+        text += f", {load.reused_prompts} of them sent before"
     return text
 
 

@@ -49,6 +49,9 @@ class Workload(Noun):
     """Leading tokens of the first prompt that all requests of a group have in common (a system prompt)."""
     prefix_groups: int = Field(default=1, ge=1)
     """Different shared prefixes; requests take them in turn."""
+    reused_prompts: int = Field(default=0, ge=0)
+    """The first so many prompts were sent before, in a run of their own on the same server, and its prefix
+    cache was not flushed: harnesses with a fixed seed do that when one load follows another."""
     turns: int = Field(default=1, ge=1)
     """Requests of one session; each repeats the whole conversation before it."""
     turn_tokens: int | None = Field(default=None, gt=0)
@@ -72,6 +75,22 @@ class Workload(Noun):
             raise ValueError(
                 f"shared_prefix_tokens={self.shared_prefix_tokens} must be below the shortest prompt of "
                 f"{shortest} tokens; lower it or raise isl or random_range_ratio"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reused(self) -> Workload:
+        if not self.reused_prompts:
+            return self
+        if self.trace is not None or self.turns > 1:
+            raise ValueError(
+                f"reused_prompts={self.reused_prompts} needs independent prompts; a trace or turns > 1 state "
+                "what they repeat themselves; leave it 0"
+            )
+        if self.reused_prompts > self.measured_requests:
+            raise ValueError(
+                f"reused_prompts={self.reused_prompts} exceeds the {self.measured_requests} prompts of the "
+                "run; lower it or raise num_prompts"
             )
         return self
 
@@ -114,8 +133,8 @@ class Workload(Noun):
 
     @property
     def shares_prefixes(self) -> bool:
-        """Whether some prompts begin alike."""
-        shared = self.shared_prefix_tokens > 0 or self.turns > 1
+        """Whether some prompts begin alike, or as prompts of an earlier run did."""
+        shared = self.shared_prefix_tokens > 0 or self.turns > 1 or self.reused_prompts > 0
         return shared or (self.trace is not None and self.trace.format == "mooncake")
 
     def _mean(self, nominal: int) -> float:

@@ -327,8 +327,8 @@ def _least_ratio(steps: Floats, tokens: Floats) -> float:
 def _saved(setting: Setting, drawn: Traffic) -> Floats:
     """Prompt tokens of each request that a prefix cache may hold, at most.
 
-    A prompt's own end is computed by its own request, unless others may end there too: in a trace, or
-    inside the shared prefix.
+    A prompt's own end is computed by its own request, unless others may end there too: in a trace, inside
+    the shared prefix, or in a run before.
     """
     if drawn.tree is None:
         return np.zeros(len(drawn.isl))
@@ -336,6 +336,7 @@ def _saved(setting: Setting, drawn: Traffic) -> Floats:
     parent = tree.parent[tree.prompt]
     reach = np.where(parent >= 0, tree.depth[np.maximum(parent, 0)], 0)
     alike = tree.depth[tree.prompt] <= setting.workload.shared_prefix_tokens
+    alike[: setting.workload.reused_prompts] = True
     if setting.workload.trace is not None:
         alike = np.ones_like(alike)
     reach = np.where(alike, tree.depth[tree.prompt], reach)

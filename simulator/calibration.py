@@ -120,7 +120,7 @@ class Calibration(Noun):
     """Latency of separate dispatch and combine kernels per layer, whatever the batch."""
     mhc_unfused_ratio: float = Field(default=1.35, ge=1, le=2)
     """Hyper-connection time before fusion (sgl-project/sglang#24775 prints 1.24 to 1.45)."""
-    bucket_compile_s: float = Field(default=1.3, ge=0, le=4)
+    bucket_compile_s: float = Field(default=1.3, ge=0, le=2)
     """Stall of a worker at the first prompt batch of a hyper-connection kernel variant that no start-up
     compiled (sgl-project/sglang#25810 reports 20 to 40 s over the 23 variants)."""
     first_use_s: float = Field(default=8.0, ge=0, le=30)

@@ -18,7 +18,7 @@ from simulator.cost_tables import RoleTables, decode_tables, padded_batch, prefi
 from simulator.draft_shapes import WHOLE, DraftShape, bare, shapes_of, trimmed
 from simulator.measured_tables import check_steps, host_pipeline, interruption, measured_role
 from simulator.memory import MemoryBudget, memory_budget
-from simulator.rank_state import empty_ranks
+from simulator.rank_state import empty_ranks, keep_earlier
 from simulator.request_table import request_table
 from simulator.rng import loop_seed, stream
 from simulator.role_constants import ROLE_CODES, Site, class_rows, stage_share
@@ -277,5 +277,7 @@ def prepare(setting: Setting) -> State:
     longest = int(reqs.i[:, ls.ITERS].max()) + 2
     tree = drawn.tree if classes.i[:, ls.RADIX].any() else None
     ranks = empty_ranks(num_ranks, 1 << longest.bit_length(), classes, groups, tree)
+    if tree and setting.workload.reused_prompts:
+        keep_earlier(ranks, classes, groups, tree, setting.workload.reused_prompts)
     world = _world(setting, drawn, tables, groups_of, len(groups.next_s))
     return State(classes, groups, ranks, reqs, world, roles, tables.budgets, counts)

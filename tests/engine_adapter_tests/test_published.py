@@ -80,6 +80,19 @@ def test_cookbook_point():
     assert group.max_running_per_rank == 256 and group.mtp.num_steps == 3
 
 
+def test_a_second_run_without_a_flush_begins_with_the_prompts_of_the_first():
+    sent = {name: p.workload.reused_prompts for name, p in POINTS.items() if p.usable}
+    assert all(n == 0 for name, n in sent.items() if "cache-cold" in name or "cookbook" not in name)
+    source = next(
+        r for r in yaml.safe_load((DATA / "points_small.yaml").read_text()) if r["id"].startswith("cookbook")
+    )
+    load = source["workload"] | {"max_concurrency": 16, "num_prompts": 32}
+    cold = source | {"workload": load}
+    for notes, prompts in (("cache flushed between runs", 0), ("No cache flush documented.", 16)):
+        found = point_from_record(cold | {"notes": notes}).workload
+        assert found is not None and found.reused_prompts == prompts
+
+
 def test_settings_in_words_are_computed():
     assert POINTS["ixdb-b300-dsv4pro-sgl-mtp-tp4ep1-8k1k-c32"].recipe.serving.max_running_per_rank == 48
     assert POINTS["ixdb-h200-dsv4pro-sgl-tp8ep1-8k1k-c1"].recipe.serving.chunk_tokens_per_rank == 4096

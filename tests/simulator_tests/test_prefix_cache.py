@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from search_spaces.errors import BadInput
 from search_spaces.workload import Workload
 from simulator import loop_state as ls
 from simulator.run import run
@@ -30,13 +31,15 @@ CHAT = Workload(
 @st.composite
 def cached_settings(draw):
     """Any small deployment with radix caches, whose prompts begin alike."""
+    turns, prompts = draw(st.sampled_from([1, 2, 5])), draw(st.integers(1, 120))
     load = Workload(
         isl=draw(st.sampled_from([600, 3000, 9000])),
         osl=draw(st.sampled_from([1, 40, 600])),
         random_range_ratio=draw(st.sampled_from([0.6, 1.0])),
         concurrency=draw(st.integers(1, 24)),
-        num_prompts=draw(st.integers(1, 120)),
-        turns=draw(st.sampled_from([1, 2, 5])),
+        num_prompts=prompts,
+        turns=turns,
+        reused_prompts=draw(st.integers(0, prompts)) if turns == 1 else 0,
         turn_tokens=draw(st.sampled_from([50, 700])),
         think_s=draw(st.sampled_from([0.0, 3.0])),
         shared_prefix_tokens=draw(st.sampled_from([0, 300])),
@@ -155,6 +158,51 @@ def test_a_shared_system_prompt_is_computed_once_per_rank():
     hits = predict(what).roles[0].prefix_hit_fraction * looked_up
     # 3000 tokens are 11 whole pages; only requests of the first pass miss them.
     assert 76 * 2816 <= hits <= 79 * 2816
+
+
+def reused(layout, prompts, **changes):
+    """Hit tokens and prompt lengths of a load whose first prompts an earlier run sent."""
+    load = Workload(isl=4000, osl=20, concurrency=8, num_prompts=60, reused_prompts=prompts)
+    what = setting(aggregated(layout, radix_cache=True, **changes), load)
+    sent = run(what).reqs.i[:, ls.ISL]
+    return predict(what).roles[0].prefix_hit_fraction * sent.sum(), sent
+
+
+def test_prompts_of_an_earlier_run_start_from_their_last_whole_page():
+    found, sent = reused("TP4", 25)
+    assert found == pytest.approx(((sent[:25] - 1) // 256 * 256).sum())
+    assert reused("TP4", 0)[0] == 0
+    load = Workload(isl=4000, osl=20, concurrency=8, num_prompts=60)
+    cold, warm = (
+        predict(setting(aggregated("TP4", radix_cache=True), load.model_copy(update=how)))
+        for how in ({}, {"reused_prompts": 60})
+    )
+    assert warm.metrics["mean_ttft_ms"] < 0.5 * cold.metrics["mean_ttft_ms"]
+
+
+def test_ranks_meet_their_old_prompts_only_when_the_turn_comes_round():
+    # The earlier run and the warm-up of this one sent 24 or 23 + 1 requests, dealt to four ranks in turn.
+    assert reused("DEP4", 24)[0] == 0
+    found, sent = reused("DEP4", 23)
+    assert found == pytest.approx(((sent[:23] - 1) // 256 * 256).sum())
+
+
+def test_of_an_earlier_run_the_newest_prompts_stay():
+    found, sent = reused("TP4", 60, max_total_tokens=65_536, swa_full_tokens_ratio=0.9)
+    all_of_them = ((sent - 1) // 256 * 256).sum()
+    assert 0 <= found < 0.5 * all_of_them
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reused_prompts": 61}, "reused_prompts=61 exceeds the 60 prompts"),
+        ({"reused_prompts": 8, "turns": 2}, "independent prompts"),
+    ],
+)
+def test_what_cannot_have_been_sent_before_is_refused(changes, message):
+    with pytest.raises(BadInput, match=message):
+        Workload.parse({"isl": 4000, "osl": 20, "num_prompts": 60} | changes, "workload")
 
 
 def test_arrivals_at_a_low_rate_do_not_wait_and_a_cap_holds_them_back():
