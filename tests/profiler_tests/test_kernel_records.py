@@ -130,14 +130,14 @@ def test_a_case_says_how_long_it_took(tmp_path):
     assert result.seconds > 0
 
 
-def test_imports_of_a_family_are_kept_out_of_later_collections(monkeypatch):
-    """Once per family: what is alive then is never looked at again."""
+def test_imports_of_a_kernel_are_kept_out_of_later_collections(monkeypatch):
+    """Once per kernel: what is alive then is never looked at again."""
     done: list[str] = []
     fake = SimpleNamespace(collect=lambda: done.append("collect"), freeze=lambda: done.append("freeze"))
     monkeypatch.setattr("profiler.kernel_bench.gc", fake)
     bench = GpuBench(cast(Gpu, None), None)
-    for family in ("gemm", "gemm", "moe"):
-        bench._settle(family)
+    for kernel in ("fp8_gemm", "fp8_gemm", "moe_masked"):
+        bench._settle(kernel)
     assert done == ["collect", "freeze"] * 2
 
 
