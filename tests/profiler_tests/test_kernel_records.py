@@ -192,7 +192,7 @@ def test_shipped_records_are_reported_without_a_gpu():
     assert {run["hardware"] for run in data["runs"]} >= {"h100", "h200"}
     kernels = {(k["device"], k["kernel"]): k for k in data["kernels"]}
     gemm = kernels["NVIDIA H200", "fp8_gemm"]
-    assert gemm["shapes"] >= 50 and 1 < gemm["time_over_roofline"][0] < gemm["time_over_roofline"][2] < 20
+    assert gemm["shapes"] >= 50 and 1 < gemm["time_over_roofline"][0] < gemm["time_over_roofline"][2] < 25
     copy = kernels["NVIDIA H200", "hbm_copy"]["time_over_roofline"][0]
     assert 4.8 / copy == pytest.approx(4.29, rel=0.03)  # TB/s
     tables = {(one["table"], one["kernel"]): one for one in data["tables"] if one["device"] == "NVIDIA H200"}
