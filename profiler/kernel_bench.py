@@ -33,8 +33,8 @@ METHOD = (
 MESSAGE_LENGTH = 300
 CASE_LIMIT_S = 240.0
 """A case that takes longer, compilation included, hangs: it is recorded, and the process ends."""
-CLOCK_EVERY_S = 3.0
-"""Reading the clock takes as long as a small case."""
+CLOCK_EVERY_S = 10.0
+"""Reading the clock takes as long as several small cases."""
 GPU_SYNC_ERRORS = ("CUDA error", "illegal memory access", "device-side assert", "unspecified launch failure")
 
 
@@ -196,7 +196,7 @@ class GpuBench:
         try:
             with _freed():
                 record = self._measured(case, run)
-            self._settle(case.family)
+            self._settle(case.kernel)
             return record
         except Unsupported as reason:
             return record_of(case, run, "unsupported", str(reason))
@@ -218,20 +218,20 @@ class GpuBench:
                 if prepared.calls:
                     prepared.calls[0]()
                 self._synchronize()
-            self._settle(case.family)
+            self._settle(case.kernel)
         except (Unsupported, ImportError) as reason:
             return f"{case.key}: {reason}"
         except _failures() as error:
             return f"{case.key}: {_short(error)}"
         return ""
 
-    def _settle(self, family: str) -> None:
-        """Keep what the first case of a family has imported out of later collections of garbage.
+    def _settle(self, kernel: str) -> None:
+        """Keep what the first case of a kernel has imported out of later collections of garbage.
 
         Each case gives its memory back by one, which walks a third of a second through an engine's modules.
         """
-        if family not in self._settled:
-            self._settled.add(family)
+        if kernel not in self._settled:
+            self._settled.add(kernel)
             gc.collect()
             gc.freeze()
 

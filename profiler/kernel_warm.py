@@ -10,7 +10,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from math import prod
 from pathlib import Path
 
@@ -36,6 +37,24 @@ def worth_warming(case: KernelCase) -> bool:
     # experts that no row reaches are allocated too
     weights = prod(int(sizes.get(name, 1)) for name in ("experts", "n", "k"))
     return case.family in COMPILED and max(case.num_bytes, weights) <= LARGEST_BYTES
+
+
+def share(cases: Iterable[KernelCase], part: int, parts: int) -> list[KernelCase]:
+    """What one of several processes launches: its part of each level, coarse ones first.
+
+    Neighbours in size often need the same binary. Each process begins at another place, so that it finds what
+    another one has compiled rather than compiling it at the same time.
+    """
+
+    def order(case: KernelCase) -> tuple[int, str, list[tuple[str, str]]]:
+        return case.level, case.kernel, [(name, str(value)) for name, value in reversed(case.shape)]
+
+    found: list[KernelCase] = []
+    for _, level in groupby(sorted(cases, key=order), key=lambda case: case.level):
+        own = list(level)[part::parts]
+        begin = len(own) * part // parts
+        found += own[begin:] + own[:begin]
+    return found
 
 
 def warm(
@@ -64,15 +83,19 @@ def warm(
     ]
     lines: list[str] = []
     ended = 0
-    for process in started:
-        try:
-            left = max(0.0, limit_s - (time.monotonic() - start))
-            output, _ = process.communicate(timeout=left)
-        except subprocess.TimeoutExpired:
+    try:
+        for process in started:
+            try:
+                left = max(0.0, limit_s - (time.monotonic() - start))
+                output, _ = process.communicate(timeout=left)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                output, _ = process.communicate()
+                ended += 1
+            lines.extend(output.splitlines())
+    finally:  # an interrupted run leaves nobody behind
+        for process in started:
             process.kill()
-            output, _ = process.communicate()
-            ended += 1
-        lines.extend(output.splitlines())
     done = sum(line.startswith(DONE) for line in lines)
     problems = [line.removeprefix(NOT_DONE) for line in lines if line.startswith(NOT_DONE)]
     took = time.monotonic() - start
@@ -100,7 +123,7 @@ def _main() -> None:
         for case in every
         if worth_warming(case) and case.level <= wanted["deepest"] and case.key not in done
     ]
-    for case in chosen[wanted["part"] :: wanted["parts"]]:
+    for case in share(chosen, wanted["part"], wanted["parts"]):
         problem = bench.compile(case)
         print(NOT_DONE + problem if problem else DONE + case.key, flush=True)
 

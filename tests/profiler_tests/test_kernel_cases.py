@@ -12,7 +12,7 @@ from profiler.kernel_cases_moe import grouped
 from profiler.kernel_plans import plans_of, rank_plan
 from profiler.kernel_report import load_records
 from profiler.kernel_routing import rows_per_expert
-from profiler.kernel_warm import worth_warming
+from profiler.kernel_warm import share, worth_warming
 from search_spaces.catalog_loader import all_models, hardware, model
 from search_spaces.errors import BadInput
 
@@ -149,3 +149,11 @@ def test_cases_too_large_to_share_the_gpu_are_not_compiled_beside_others():
     assert worth_warming(fp8_gemm(1, 1536, 4096))
     assert not worth_warming(grouped("masked", 384, 6, 6144, 7168))  # 17 GB, of which six experts are read
     assert not worth_warming(next(c for c in grid() if c.kernel == "hbm_copy"))
+
+
+def test_processes_that_compile_share_all_cases_and_begin_at_different_ones():
+    cases = [case for case in grid() if worth_warming(case)]
+    parts = [share(cases, part, 12) for part in range(12)]
+    assert sorted(case.key for part in parts for case in part) == sorted(case.key for case in cases)
+    assert len({(part[0].kernel, part[0].shape[1:]) for part in parts}) > 8
+    assert all([case.level for case in part] == sorted(case.level for case in part) for part in parts)

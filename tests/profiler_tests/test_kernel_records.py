@@ -130,14 +130,14 @@ def test_a_case_says_how_long_it_took(tmp_path):
     assert result.seconds > 0
 
 
-def test_imports_of_a_family_are_kept_out_of_later_collections(monkeypatch):
-    """Once per family: what is alive then is never looked at again."""
+def test_imports_of_a_kernel_are_kept_out_of_later_collections(monkeypatch):
+    """Once per kernel: what is alive then is never looked at again."""
     done: list[str] = []
     fake = SimpleNamespace(collect=lambda: done.append("collect"), freeze=lambda: done.append("freeze"))
     monkeypatch.setattr("profiler.kernel_bench.gc", fake)
     bench = GpuBench(cast(Gpu, None), None)
-    for family in ("gemm", "gemm", "moe"):
-        bench._settle(family)
+    for kernel in ("fp8_gemm", "fp8_gemm", "moe_masked"):
+        bench._settle(kernel)
     assert done == ["collect", "freeze"] * 2
 
 
@@ -192,7 +192,7 @@ def test_shipped_records_are_reported_without_a_gpu():
     assert {run["hardware"] for run in data["runs"]} >= {"h100", "h200"}
     kernels = {(k["device"], k["kernel"]): k for k in data["kernels"]}
     gemm = kernels["NVIDIA H200", "fp8_gemm"]
-    assert gemm["shapes"] >= 50 and 1 < gemm["time_over_roofline"][0] < gemm["time_over_roofline"][2] < 20
+    assert gemm["shapes"] >= 50 and 1 < gemm["time_over_roofline"][0] < gemm["time_over_roofline"][2] < 25
     copy = kernels["NVIDIA H200", "hbm_copy"]["time_over_roofline"][0]
     assert 4.8 / copy == pytest.approx(4.29, rel=0.03)  # TB/s
     tables = {(one["table"], one["kernel"]): one for one in data["tables"] if one["device"] == "NVIDIA H200"}
