@@ -25,7 +25,7 @@ MODELS = ("deepseek-v4-pro", "deepseek-v4-flash")
 
 
 @click.command("kernels", epilog=KERNELS_EXAMPLE)
-@click.option("--out", required=True, metavar="FILE", help="Records, one JSON per line; appended to.")
+@click.option("--out", metavar="FILE", help="Records, one JSON per line; appended to.  [needed but for --list]")
 @click.option(
     "--models", multiple=True, callback=names_of, metavar="NAME[,..]", help="Models to measure for.  [all]"
 )
@@ -67,6 +67,8 @@ def kernels(**options: Any) -> None:
     from search_spaces import catalog_loader
     from search_spaces.errors import BadInput
 
+    if not options["listing"] and not options["out"]:
+        raise BadInput("--out is missing: name the file that records are appended to, or --list the cases")
     models = [catalog_loader.model(name) for name in options["models"] or MODELS]
     gpu = None if options["listing"] and options["hardware"] else find_gpu()
     known = catalog_loader.hardware(options["hardware"]) if options["hardware"] else None
