@@ -36,6 +36,7 @@ HOST_PARAMETERS = (
 )
 SHARED_PARAMETERS = (
     "prefill_slowdown",
+    "hopper_prefill_slowdown",
     "decode_slowdown",
     "draft_expert_overlap",
     "prefill_routing_alpha",

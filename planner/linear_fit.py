@@ -137,7 +137,10 @@ def _moves(param: Parameter, point: MeasuredPoint) -> bool:
         return False
     if param.name.startswith(("accept_", "draft_")):
         return point.recipe.mtp is not None
+    blackwell = catalog_loader.hardware(point.hardware).sm >= 100
     reads = {
+        "prefill_slowdown": blackwell,
+        "hopper_prefill_slowdown": not blackwell,
         "bucket_compile_s": not stack.has("mhc_prewarm"),
         "unfused_layer_s": not stack.has("kv_compression_v2"),
         "unfused_token_s": not stack.has("kv_compression_v2"),

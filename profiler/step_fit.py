@@ -150,7 +150,7 @@ def _seconds(scn: Scenario, kind: str, rows: tuple[StepRow, ...]) -> Floats:
     costs = cal.architecture(scn.hardware.sm)
     timed = {f"sm{scn.hardware.sm}": costs.model_copy(update={"untimed_step_s": 0.0})}
     gpu_only = cal.model_copy(update={"name": "", "hosts": {}, "architectures": timed})
-    slowdown = cal.prefill_slowdown if kind == "prefill" else cal.decode_slowdown
+    slowdown = cal.slowdown(kind == "prefill", scn.hardware.sm)
     gpu_s = _timed_s(replace(scn, calibration=gpu_only), kind, rows) + slowdown * costs.untimed_step_s
     graph = all(row.graph for row in rows)
     if kind == "prefill":
@@ -234,6 +234,7 @@ def calibrations_of(
             name=profile.name,
             hosts={platform.host_cpu: HostCosts.model_construct(**(HostCosts().model_dump() | host))},
             architectures={f"sm{platform.sm}": _only(architecture, profile.group.moe_backend)},
+            hopper_prefill_slowdown=1.0,
             prefill_routing_alpha=0.0,
             decode_routing_alpha=0.0,
             draft_expert_overlap=0.0,

@@ -98,9 +98,12 @@ class Calibration(Noun):
     """By `sm90` and the like; none adds nothing."""
     prefill_slowdown: float = Field(default=1.0, ge=0.9, le=1.4)
     """Prefill kernel time under sustained load over time in an isolated benchmark (clocks under the power
-    limit, caches, streams)."""
+    limit, caches, streams), on Blackwell."""
+    hopper_prefill_slowdown: float = Field(default=1.3, ge=0.9, le=1.7)
+    """The same on Hopper, which slows down more: compute-bound kernels ran an H200 at 1,170 to 1,680 MHz of
+    1,980 (`profiler/data/kernels-h200.jsonl.gz`)."""
     decode_slowdown: float = Field(default=1.0, ge=0.85, le=1.2)
-    """The same for decode kernels."""
+    """The same for decode kernels, which wait for memory on either."""
     draft_expert_overlap: float = Field(default=0.3, ge=0, le=0.9)
     """Share of expert choices that tokens of one draft window have in common."""
     collective_sync_s: float = Field(default=4e-6, ge=0, le=2e-5)
@@ -169,6 +172,12 @@ class Calibration(Noun):
     def digest(self) -> str:
         """Sixteen hex digits over what decides a prediction; statements about it do not count."""
         return hashlib.sha256(self.model_dump_json(exclude=STATEMENTS).encode()).hexdigest()[:16]
+
+    def slowdown(self, prefill: bool, sm: int) -> float:
+        """Kernel time under load over time alone, in a phase on an architecture."""
+        if not prefill:
+            return self.decode_slowdown
+        return self.prefill_slowdown if sm >= 100 else self.hopper_prefill_slowdown
 
     def routing_alpha(self, prefill: bool) -> float:
         """Exponent of expert popularity in a phase."""

@@ -224,7 +224,7 @@ def _sustained(cost: StepCost, factor: float) -> StepCost:
 
 
 def _slowdown(scn: Scenario, prefill: bool) -> float:
-    return scn.calibration.prefill_slowdown if prefill else scn.calibration.decode_slowdown
+    return scn.calibration.slowdown(prefill, scn.hardware.sm)
 
 
 def forward_cost(

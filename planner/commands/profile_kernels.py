@@ -25,7 +25,9 @@ MODELS = ("deepseek-v4-pro", "deepseek-v4-flash")
 
 
 @click.command("kernels", epilog=KERNELS_EXAMPLE)
-@click.option("--out", metavar="FILE", help="Records, one JSON per line; appended to.  [needed but for --list]")
+@click.option(
+    "--out", metavar="FILE", help="Records, one JSON per line; appended to.  [needed but for --list]"
+)
 @click.option(
     "--models", multiple=True, callback=names_of, metavar="NAME[,..]", help="Models to measure for.  [all]"
 )
