@@ -171,6 +171,27 @@ def test_decode_slowdown_scales_the_gpu_alone():
     assert decode_cost(slow, 64.0, 8192.0).gpu_s == pytest.approx(1.2 * decode_cost(scn, 64.0, 8192.0).gpu_s)
 
 
+@pytest.mark.parametrize(
+    ("platform", "own", "other"),
+    [
+        ("gb300", "prefill_slowdown", "hopper_prefill_slowdown"),
+        ("h200", "hopper_prefill_slowdown", "prefill_slowdown"),
+    ],
+)
+def test_prefill_slows_down_by_architecture_and_decoding_by_neither(platform, own, other):
+    base = scenario(platform)
+
+    def gpu_s(prefill, **changes):
+        scn = replace(base, calibration=CALIBRATION.model_copy(update=changes))
+        cost = prefill_cost(scn, 4096, 2048) if prefill else decode_cost(scn, 64.0, 8192.0)
+        return float(cost.gpu_s.sum())
+
+    slower = 1.2 * getattr(CALIBRATION, own)
+    assert gpu_s(True, **{own: slower}) == pytest.approx(1.2 * gpu_s(True))
+    assert gpu_s(True, **{other: 1.6}) == gpu_s(True)
+    assert gpu_s(False, **{own: slower}) == gpu_s(False)
+
+
 def test_older_stacks_are_never_faster():
     for stack, newer in ((DAY0, JUNE), (JUNE, V0523)):
         before, after = (decode_cost(scenario(stack=s), BATCH, 8192.0).gpu_s for s in (stack, newer))
