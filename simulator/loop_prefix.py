@@ -199,6 +199,12 @@ def insert_answer(cache: Any, ranks: Any, reqs: Any, r: int, req: int, window: f
     x = reqs.i[req, ANSWER]
     if x < 0:
         return
+    if cache.present[r, x] == 1:
+        # A run before got the same answer: this copy is freed, and that one counts as used now.
+        unlink(cache.full_next, cache.full_prev, r, x)
+        insert_before(cache.full_next, cache.full_prev, r, x, len(cache.parent))
+        touch(cache, r, x)
+        return
     cache.present[r, x] = 1
     cache.children[r, cache.parent[x]] += 1
     insert_before(cache.full_next, cache.full_prev, r, x, len(cache.parent))

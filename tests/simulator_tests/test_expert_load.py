@@ -156,7 +156,7 @@ def test_waterfill_saves_the_shared_expert_of_large_steps():
     assert (after.seconds["shared_expert"] == 0).all()
     assert after.gpu_s[-1] < before.gpu_s[-1]
     saved = before.gpu_s - after.gpu_s
-    assert saved[-1] <= before.seconds["shared_expert"][-1]
+    assert saved[-1] <= usual.calibration.slowdown(True, 90) * before.seconds["shared_expert"][-1]
 
 
 VARIANTS = (
