@@ -22,9 +22,9 @@ def recipe_of(topology):
     ("topology", "concurrency", "rate", "latency"),
     [
         ("6P1D-DEP4-DEP8-MTP2", 1024, 0.03, 0.15),
-        ("6P1D-DEP4-DEP8-MTP2", 12_000, 0.09, 0.2),
+        ("6P1D-DEP4-DEP8-MTP2", 12_000, 0.06, 0.2),
         ("10P1D-DEP4-DEP32", 2500, 0.05, 0.1),
-        ("1P6D-DEP4-TP4-MTP3", 4096, 0.07, 0.1),
+        ("1P6D-DEP4-TP4-MTP3", 4096, 0.03, 0.05),
     ],
 )
 def test_a_short_run_says_what_the_whole_one_gives(topology, concurrency, rate, latency):
