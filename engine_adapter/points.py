@@ -168,6 +168,7 @@ def _workload(record: Mapping[str, Any]) -> Workload:
     stated = f"{source.get('warmup') or ''} {record.get('notes') or ''}"
     warmup = re.search(r"^(\d+) requests|(\d+) warm-up requests", stated)
     reused = EARLIER_PROMPTS.get(int(source["max_concurrency"]), 0) if cookbook else 0
+    warm = cookbook or "warm passes" in stated
     reused = 0 if "cache flushed" in stated else min(reused, source.get("num_prompts") or 0)
     return Workload.parse(
         {
@@ -180,7 +181,7 @@ def _workload(record: Mapping[str, Any]) -> Workload:
             "num_warmup": int(warmup[1] or warmup[2]) if warmup else None,
             "prompts": "chat" if source.get("chat_template") else "random",
             "harness": "bench_serving" if cookbook else "inferencex",
-            "fresh_server": not cookbook,
+            "fresh_server": not warm,
             "reused_prompts": reused,
             "accept_length": _accept_length((record.get("mtp") or {}), int(source["max_concurrency"])),
         },

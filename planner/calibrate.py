@@ -52,6 +52,7 @@ SHARED_PARAMETERS = (
     "accept_random",
     "accept_short_ratio",
     "accept_decay",
+    "sending_ratio",
     "transfer_latency_s",
 )
 METRIC_SIGMA = {

@@ -147,6 +147,7 @@ def _moves(param: Parameter, point: MeasuredPoint) -> bool:
         "fp4_moe_ratio": any(group.moe_activation == "fp4" for group in groups),
         "unfused_moe_ratio": "deepep" in backends,
         "collective_sync_s": any(group.attention_tp > 1 for group in groups) or not backends <= A2A_BACKENDS,
+        "sending_ratio": point.recipe.is_disaggregated,
         "transfer_latency_s": point.recipe.is_disaggregated,
         "join_stall_s": point.recipe.is_disaggregated and point.recipe.serving.attention_dp > 1,
     }

@@ -128,8 +128,8 @@ class Calibration(Noun):
     compiled (sgl-project/sglang#25810 reports 20 to 40 s over the 23 variants)."""
     first_use_s: float = Field(default=8.0, ge=0, le=30)
     """Standstill of each worker that prefills, once in the first run of a server just started: kernels are
-    compiled at their first use (4 s in Google's GB300 runs, 7 to 14 s in InferenceX's; a record of two such
-    runs names 12.3 s and 12.5 s)."""
+    compiled at their first use (7 to 14 s in InferenceX's GB300 runs; a record of two such runs names 12.3 s
+    and 12.5 s)."""
     unfused_layer_s: float = Field(default=15e-6, ge=0, le=1e-4)
     """Extra time per layer and step before the compressor and norm kernels were fused."""
     unfused_token_s: float = Field(default=0.1e-6, ge=0, le=1e-6)
@@ -155,6 +155,10 @@ class Calibration(Noun):
     published ratios of mean and of 99th percentile to median TPOT."""
     accept_before_ue8m0: float = Field(default=0.81, ge=0.3, le=1)
     """Factor on acceptance without the scale fix (0.57 over 0.70, sgl-project/sglang#25733)."""
+    sending_ratio: float = Field(default=1.0, ge=0, le=6)
+    """Extra time until the decode worker has the KV of a prompt when the prefill worker computes another
+    batch meanwhile, over the time by which that batch outlasts its launches: the queue of launches is full
+    then, and copies go through the same driver. Fitted to first tokens at 8 to 64 users; not traced."""
     transfer_latency_s: float = Field(default=0.02, ge=0, le=1)
     """Fixed time of one prefill-to-decode hand-over."""
     transfer_efficiency: float = Field(default=0.3, gt=0, le=1)

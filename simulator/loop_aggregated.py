@@ -18,6 +18,7 @@ from simulator.loop_costs import (
     prefill_wall,
 )
 from simulator.loop_kernels import (
+    busy_until,
     decode_begin,
     decode_rank_end,
     form_prefills,
@@ -300,7 +301,7 @@ def earliest(groups: Any) -> int:
 
 
 @inner
-def cut_off(w: Any, groups: Any) -> None:
+def cut_off(w: Any, classes: Any, groups: Any) -> None:
     """Steps count as busy from their start; take back what lies beyond the end of the run."""
     for g in range(len(groups.next_s)):
         if groups.i[g, STATE] != IDLE and groups.i[g, STATE] != DOWN and groups.i[g, STATE] != DRAINED:
@@ -309,7 +310,7 @@ def cut_off(w: Any, groups: Any) -> None:
                 column = BUSY_PREFILL
             elif groups.i[g, STATE] == IN_DECODE:
                 column = BUSY_DECODE
-            w.totals[groups.i[g, CLASS], column] -= groups.next_s[g] - w.clock[NOW]
+            w.totals[groups.i[g, CLASS], column] -= busy_until(classes, groups, g) - w.clock[NOW]
             groups.next_s[g] = w.clock[NOW]
 
 
@@ -364,5 +365,5 @@ def advance(
                 pipelined_turn(w, classes, groups, ranks, reqs, g, now)
             else:
                 aggregated_begin(w, classes, groups, ranks, reqs, g, now)
-    cut_off(w, groups)
+    cut_off(w, classes, groups)
     return FINISHED

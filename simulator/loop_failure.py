@@ -6,7 +6,7 @@ from typing import Any
 
 from numba import njit
 
-from simulator.loop_kernels import decode_begin, prefill_begin
+from simulator.loop_kernels import busy_until, decode_begin, prefill_begin
 from simulator.loop_memory import PAGE
 from simulator.loop_prefix import hit_tokens, release_prompt, unlock
 from simulator.loop_queues import ARRIVAL, TRANSFERRED, dequeue, enqueue, pop, push, sift_down
@@ -173,7 +173,7 @@ def sift_transfers(
 
 
 @inner
-def stop_step(w: Any, groups: Any, g: int) -> None:
+def stop_step(w: Any, classes: Any, groups: Any, g: int) -> None:
     """A dead worker's step ends now: what lies ahead of it was no work."""
     state = groups.i[g, STATE]
     if state != IDLE and state != DRAINED:
@@ -182,7 +182,7 @@ def stop_step(w: Any, groups: Any, g: int) -> None:
             column = BUSY_PREFILL
         elif state == IN_DECODE:
             column = BUSY_DECODE
-        w.totals[groups.i[g, CLASS], column] -= groups.next_s[g] - w.clock[NOW]
+        w.totals[groups.i[g, CLASS], column] -= busy_until(classes, groups, g) - w.clock[NOW]
     groups.i[g, STATE] = DOWN
     w.drafting.last[g, 0] = 0
     for tier in range(len(w.drafting.batch)):
@@ -231,7 +231,7 @@ def take_down(
     """
     now, role = w.clock[NOW], classes.i[groups.i[g, CLASS], ROLE]
     at = now + delay_s
-    stop_step(w, groups, g)
+    stop_step(w, classes, groups, g)
     if role != AGGREGATED:
         sift_transfers(w, classes, groups, ranks, reqs, g, keep, at)
         other = DECODE if role == PREFILL else PREFILL

@@ -179,18 +179,24 @@ def form_next(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, 
     c, n = groups.i[g, CLASS], groups.i[g, RANKS]
     total, slowest, busy = form_prefills(w, classes, groups, ranks, reqs, g, now)
     groups.i[g, FORMED], groups.i[g, FORMED_RANKS] = total, busy
+    groups.formed_at_s[g] = now
     if total > 0:
         gpu = slowest + look_1d(classes.prefill_group[c], total / n)
         groups.formed_s[g] = prefill_wall(classes, c, gpu) + compile_stall(classes, c, groups, ranks, g)
 
 
 @inner
+def launched_s(classes: Any, c: int, groups: Any, g: int, begun: float, wall: float) -> float:
+    """When the host has launched a prefill step: it can be only so many kernels ahead of the GPU."""
+    return max(begun + classes.f[c, LAUNCHED_SHARE] * wall, groups.formed_at_s[g] + classes.f[c, LAUNCH])
+
+
+@inner
 def prefill_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
     """Start the next step of a prefill worker, or leave it idle.
 
-    The overlapped scheduler builds and launches a batch while the one before it runs, then waits for that
-    one: what arrives in the meantime is not in the next step but in the one after, unless nothing was
-    waiting when the next was built.
+    The overlapped scheduler builds the next batch when this one is launched. What arrives later is not in
+    the next step but in the one after, unless nothing was waiting when the next was built.
     """
     c, n = groups.i[g, CLASS], groups.i[g, RANKS]
     if groups.i[g, FORMED] == 0:
@@ -202,7 +208,7 @@ def prefill_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: i
         return
     groups.i[g, STATE] = IN_PREFILL
     groups.begun_s[g] = now
-    groups.next_s[g] = now + wall
+    groups.next_s[g] = groups.gpu_end_s[g] = now + wall
     w.totals[c, BUSY_PREFILL] += wall
     w.totals[c, STEPS_PREFILL] += 1
     w.totals[c, TOKENS_PREFILL] += total
@@ -220,15 +226,32 @@ def prefill_begin(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: i
                 enqueue(ranks, reqs, r, req, X_HEAD, X_TAIL)
     groups.i[g, FORMED] = 0
     if classes.i[c, OVERLAP] == 1 and classes.i[c, STAGES] == 1:
-        form_next(w, classes, groups, ranks, reqs, g, now)
+        looks = launched_s(classes, c, groups, g, now, wall)
+        if looks <= now:
+            form_next(w, classes, groups, ranks, reqs, g, now)
+        elif looks < now + wall:
+            groups.next_s[g] = looks
 
 
 @inner
 def prefill_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int, now: float) -> None:
-    """Finish a prefill worker's step: prompts that are computed leave for decode; then start the next."""
+    """Finish a prefill worker's step: prompts that are computed leave for decode; then start the next.
+
+    A host that launches another batch looks at the results of this one after it (SGLang 0.5.15,
+    `event_loop_overlap_disagg_prefill`), and then sends while it launches the one after that. Sending takes
+    the longer, the more of that time launches wait for the GPU.
+    """
     c = groups.i[g, CLASS]
+    if now < groups.gpu_end_s[g]:
+        form_next(w, classes, groups, ranks, reqs, g, now)
+        groups.next_s[g] = groups.gpu_end_s[g]
+        return
     # The step was the first pipeline stage's; the others take as long, one after another.
     lag = (classes.i[c, STAGES] - 1) * (now - groups.begun_s[g])
+    if groups.i[g, FORMED] > 0:
+        seen = launched_s(classes, c, groups, g, now, groups.formed_s[g])
+        blocked = max(groups.formed_s[g] - classes.f[c, LAUNCH], 0.0)
+        lag = max(seen - now, 0.0) + classes.f[c, SENDING] * blocked
     for r in range(groups.i[g, RANK0], groups.i[g, RANK0] + groups.i[g, RANKS]):
         while ranks.i[r, X_HEAD] >= 0:
             req = dequeue(ranks, reqs, r, X_HEAD, X_TAIL)
@@ -239,6 +262,14 @@ def prefill_end(w: Any, classes: Any, groups: Any, ranks: Any, reqs: Any, g: int
                 reqs.t[req, PREFILL_END] = now
             push(w, now + lag + reqs.transfer_s[req], TRANSFERRED, req)
     prefill_begin(w, classes, groups, ranks, reqs, g, now)
+
+
+@inner
+def busy_until(classes: Any, groups: Any, g: int) -> float:
+    """When the step that a worker is in ends."""
+    if classes.i[groups.i[g, CLASS], ROLE] == PREFILL:
+        return groups.gpu_end_s[g]
+    return groups.next_s[g]
 
 
 @inner

@@ -51,7 +51,8 @@ ROLE, CHUNK, MAX_PREFILL, MAX_RUNNING, SLOTS, POLL, RESERVE, DRAFT, LOCAL_BUCKET
 # Columns of Classes.f
 FULL, SWA, RATIO_INIT, GAP, SEQ_EXPOSED, HOST_BASE, HOST_SEQ, EAGER, EXTEND, LAUNCH = range(10)
 (EXPOSED, PREFILL_BASE, JOIN, SWA_RESERVE, COMPILE, FIRST_USE, PREFILL_TURN, DECODE_TURN, DECODE_LAUNCH,
- DRAW_MEAN, UNITS_PER_STEP, AMONG, AMONG_SEQ, FIRST_WAIT, NUM_CLASS_FLOATS) = range(10, 25)
+ DRAW_MEAN, UNITS_PER_STEP, AMONG, AMONG_SEQ, FIRST_WAIT, LAUNCHED_SHARE, SENDING,
+ NUM_CLASS_FLOATS) = range(10, 27)
 # Values of PROGRESS_BY: a step is one unit of the calendar, as many as are drawn, or a share (`progress`)
 ONE_UNIT, DRAWN_UNITS, UNIT_SHARE = range(3)
 # Values of PIPELINED: a step is formed when the one before has ended, or while it runs; in that case its
@@ -112,15 +113,17 @@ class Groups(NamedTuple):
 
     i: I8
     next_s: F8
-    """When the current step ends; infinity when idle."""
+    """When the current step ends or, before, a prefill worker's host looks for work; infinity when idle."""
     begun_s: F8
     """When the current step began."""
     polled_s: F8
     """When the decode queues were last advanced."""
     formed_s: F8
     """How long the prefill batch that is formed but not running yet will take."""
+    formed_at_s: F8
+    """When that batch was formed, from which on the host launches it."""
     gpu_end_s: F8
-    """When the GPU has computed all that a pipelined worker launched."""
+    """When the GPU has computed all that a pipelined or a prefill worker launched."""
 
 
 class PrefixCache(NamedTuple):

@@ -25,6 +25,12 @@ DRAW_CODES = {"match-expected": ls.MATCH_EXPECTED, "multinomial": ls.MULTINOMIAL
 EVICTION_INTERVAL = 128
 """Decode iterations between window evictions without per-request eviction (SGLang 0.5.15 default)."""
 
+KERNELS_PER_LAYER = 53
+"""Kernels of an eager layer; traced on two H200 (`profiler/data/h200x2-flash-eagle-parts.json`)."""
+LAUNCH_QUEUE = 1024
+"""Kernels that the host can be ahead of the GPU: CUDA blocks further launches (not documented, seen in
+traces)."""
+
 
 def _relieved(budget: MemoryBudget, group: EngineGroup, relief: Relief) -> tuple[float, float, int, int]:
     """Full tokens, window tokens, running limit and slots after relief."""
@@ -48,6 +54,7 @@ class Site:
     """Of one kernel variant."""
     first_use_s: float
     """Standstill of a worker halfway through its prompts; zero in a server that is warm."""
+    sending_ratio: float
     half_the_prompts: int
     """Half of the run's prompt tokens; zero in a server that is warm, where nothing asks for them."""
     relief: Relief
@@ -67,6 +74,7 @@ class Site:
             setting.host,
             0.0 if steps or setting.stack.has("mhc_prewarm") else setting.calibration.bucket_compile_s,
             setting.calibration.first_use_s if fresh else 0.0,
+            setting.calibration.sending_ratio,
             int(load.mean_isl * load.measured_requests / 2) if fresh else 0,
             setting.relief,
             (max(1, int(load.isl * load.random_range_ratio)), load.isl),
@@ -141,8 +149,10 @@ def class_rows(
     launch = layers * host.prefill_layer_s * share
     if model and speculative:
         launch += host.prefill_draft_s
+    kernels = layers * KERNELS_PER_LAYER * share
     if group.prefill_graph and site.stack.has("breakable_prefill_graph"):
         launch /= 4
+        kernels /= 4
     floats = [0.0] * ls.NUM_CLASS_FLOATS
     for column, quantity in {
         ls.FULL: full,
@@ -168,6 +178,8 @@ def class_rows(
         ls.DECODE_TURN: pipeline.decode_turn_s if pipeline else 0.0,
         ls.DECODE_LAUNCH: pipeline.decode_launch_s if pipeline else 0.0,
         ls.EXPOSED: host.prefill_exposed_fraction,
+        ls.LAUNCHED_SHARE: max(1 - LAUNCH_QUEUE / kernels, 0.0) if kernels else 0.0,
+        ls.SENDING: site.sending_ratio,
         ls.COMPILE: site.compile_s,
         ls.FIRST_USE: site.first_use_s,
         ls.PREFILL_BASE: host.prefill_base_s * relief.prefill_time,

@@ -208,6 +208,7 @@ def _groups(setting: Setting, roles: list[str]) -> tuple[ls.Groups, int, NDArray
         begun_s=np.zeros(count),
         polled_s=np.zeros(count),
         formed_s=np.zeros(count),
+        formed_at_s=np.zeros(count),
         gpu_end_s=np.zeros(count),
     )
     return found, rank, groups_of, counts

@@ -93,6 +93,15 @@ def test_a_second_run_without_a_flush_begins_with_the_prompts_of_the_first():
         assert found is not None and found.reused_prompts == prompts
 
 
+def test_a_run_after_warm_passes_does_not_meet_first_uses():
+    records = yaml.safe_load((DATA / "points_small.yaml").read_text())
+    source = next(r for r in records if "dsv4pro-sgl" in r["id"])
+    for warmup, fresh in (("2 x concurrency", True), ("repeated warm passes before the measured one", False)):
+        load = source["workload"] | {"warmup": warmup}
+        found = point_from_record(source | {"workload": load}).workload
+        assert found is not None and found.fresh_server is fresh
+
+
 def test_settings_in_words_are_computed():
     assert POINTS["ixdb-b300-dsv4pro-sgl-mtp-tp4ep1-8k1k-c32"].recipe.serving.max_running_per_rank == 48
     assert POINTS["ixdb-h200-dsv4pro-sgl-tp8ep1-8k1k-c1"].recipe.serving.chunk_tokens_per_rank == 4096
