@@ -79,6 +79,22 @@ MOST_REGRET = 0.05
 COVERAGE_RANGE = (0.70, 0.90)
 
 
+class Cause(Noun):
+    """Where the errors behind a target come from."""
+
+    metric: str
+    limit_pct: float
+    in_sample_pct: float
+    """Median absolute error of the full fit, which has seen the points."""
+    bias_pct: float
+    drafts: bool
+    """Whether any of the points drafts."""
+    hosts: tuple[str, ...]
+    """Kinds of CPU of the points."""
+    folds: tuple[str, ...]
+    """What the refits held out."""
+
+
 class Check(Noun):
     """One target and what was found."""
 
@@ -87,6 +103,8 @@ class Check(Noun):
     found: str
     wanted: str
     met: bool
+    cause: Cause | None = None
+    """Of a target for errors."""
 
 
 class Accuracy(Noun):
@@ -105,17 +123,15 @@ class Accuracy(Noun):
 
 
 def _errors(points: Sequence[HeldOut], metric: str, stand_in: bool = False) -> Errors | None:
-    found, inside = [], []
-    for point in points:
-        if stand_in:
-            log_error = point.log_error(metric)
-            error = None if log_error is None else float(np.expm1(log_error))
-        else:
-            error = point.error(metric)
-        if error is not None:
-            found.append(error)
-            value = point.measured.get(metric)
-            inside.append(point.in_sample[metric] / value - 1 if value else error)
+    if stand_in:
+        found, inside = (
+            [float(np.expm1(e)) for p in points if (e := p.log_error(metric, fit)) is not None]
+            for fit in (False, True)
+        )
+    else:
+        found, inside = (
+            [e for p in points if (e := p.error(metric, fit)) is not None] for fit in (False, True)
+        )
     if not found:
         return None
     return Errors(
@@ -244,6 +260,15 @@ def _check(name: str, points: Sequence[HeldOut], target: Target) -> list[Check]:
             found=f"median {errors.median_abs_pct:.1f} %{worst}",
             wanted=f"median <= {target.median:g} %{limit}",
             met=met,
+            cause=Cause(
+                metric=target.metric,
+                limit_pct=target.median,
+                in_sample_pct=errors.in_sample_median_abs_pct,
+                bias_pct=errors.bias_pct,
+                drafts=any(p.mtp_steps for p in points),
+                hosts=tuple(sorted({p.host for p in points})),
+                folds=tuple(sorted({p.fold for p in points if p.log_error(target.metric) is not None})),
+            ),
         )
     ]
 

@@ -23,9 +23,11 @@ from planner.accuracy_text import (
 )
 from planner.held_out import CrossValidation
 from planner.markdown import markdown_table, section
-from planner.residual_study import LOUD, gaps, slices
+from planner.missed_targets import misses
+from planner.residual_study import slices
 from planner.text_table import percent
 
+MISS_HEADER = ("target", "out of fold", "in sample", "median signed", "measurement")
 SLICE_HEADER = ("by", "value", "n", "tok/s/GPU", "TPOT", "TTFT", "run time unexplained")
 
 
@@ -42,7 +44,7 @@ def accuracy_page(
             f"![predicted over measured, out of fold]({name}-parity.png)\n\n"
             "Each point is predicted by a fit that saw neither it nor its siblings. Triangles draft, circles "
             "do not; dashed lines are 25 % off.",
-            _study(found),
+            _study(found, tables),
             _method(found),
         ]
     )
@@ -112,7 +114,7 @@ def _share(value: float | None) -> str:
     return "-" if value is None else percent(value, signed=True)
 
 
-def _study(found: CrossValidation) -> str:
+def _study(found: CrossValidation, tables: Accuracy) -> str:
     rows = [
         (s.kind, s.value, str(s.n), *map(_share, (s.throughput, s.tpot, s.ttft, s.unexplained)))
         for s in slices(found.points)
@@ -128,9 +130,10 @@ def _study(found: CrossValidation) -> str:
                 markdown_table(rows, SLICE_HEADER),
             ),
             section(
-                "What is not explained, and what would settle it",
-                f"Lanes whose median signed error exceeds {100 * LOUD:.0f} % (TTFT: {200 * LOUD:.0f} %).",
-                markdown_table([tuple(gap) for gap in gaps(found.points)], ("lane", "what", "measurement")),
+                "Missed targets, and what would settle them",
+                "*In sample* is the median error of the full fit, which has seen the points: where that is "
+                "small, the model can tell them and the rest of the points cannot fix its parameters.",
+                markdown_table(misses(found, tables), MISS_HEADER),
             ),
         ]
     )

@@ -83,16 +83,10 @@ def fold_rows(found: CrossValidation) -> Rows:
     """One row per refit."""
     rows: Rows = []
     for fold in found.folds:
-        moves = sorted(fold.moved.items(), key=lambda item: -abs(_relative(item[1])))[:NAMED_MOVES]
-        text = ", ".join(f"{name} {number(a)} -> {number(b)}" for name, (a, b) in moves)
+        text = ", ".join(f"{name} {number(a)} -> {number(b)}" for name, (a, b) in fold.moves[:NAMED_MOVES])
         cells = (fold.name, str(fold.n), f"{fold.cost_before:.1f}", f"{fold.cost:.1f}", text or "none")
         rows.append(cells)
     return rows
-
-
-def _relative(pair: tuple[float, float]) -> float:
-    before, after = pair
-    return (after - before) / max(abs(before), abs(after), 1e-12)
 
 
 def floor_rows(found: CrossValidation) -> Rows:

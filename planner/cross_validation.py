@@ -13,7 +13,7 @@ import numpy as np
 from planner.calibrate import TRUST_SIGMA
 from planner.error_bands import error_bands, with_intervals
 from planner.folds import grouped_folds, platform_folds, siblings
-from planner.held_out import CrossValidation, FoldFit, HeldOut
+from planner.held_out import NEVER, CrossValidation, FoldFit, HeldOut
 from planner.linear_fit import LinearFit, host_of, linearise, parameter_name
 from planner.refit import Refit, refit
 from planner.simulation_cache import Metrics, SimulationCache
@@ -28,7 +28,6 @@ from simulator.parameters import Parameter
 
 MOVED = 0.2
 """Logit units below which a parameter counts as unmoved."""
-NEVER = "never fitted"
 OnStage = Callable[[str, int, int], None]
 """Called with what is done, new simulations done and in all."""
 

@@ -13,6 +13,8 @@ from simulator.intervals import BANDED, Interval, regime_of
 
 STANDS_IN = {"median_tpot_ms": "mean_tpot_ms", "median_ttft_ms": "mean_ttft_ms"}
 """What is compared where a source publishes no median."""
+NEVER = "never fitted"
+"""Fold of points that the calibration itself leaves out."""
 
 
 class HeldOut(Noun):
@@ -52,16 +54,16 @@ class HeldOut(Noun):
     intervals: dict[str, Interval] = Field(default_factory=dict)
     """80 % intervals from the errors of other folds' points."""
 
-    def error(self, metric: str) -> float | None:
-        """Predicted / measured - 1; None where it was not measured."""
-        value = self.measured.get(metric)
-        return None if not value or metric not in self.predicted else self.predicted[metric] / value - 1
+    def error(self, metric: str, in_sample: bool = False) -> float | None:
+        """Predicted / measured - 1, on request of the full fit; None where it was not measured."""
+        value, predicted = self.measured.get(metric), self.in_sample if in_sample else self.predicted
+        return None if not value or metric not in predicted else predicted[metric] / value - 1
 
-    def log_error(self, metric: str) -> float | None:
+    def log_error(self, metric: str, in_sample: bool = False) -> float | None:
         """ln(predicted / measured) of a metric, of the mean where no median was published."""
-        found = self.error(metric)
+        found = self.error(metric, in_sample)
         if found is None and metric in STANDS_IN:
-            found = self.error(STANDS_IN[metric])
+            found = self.error(STANDS_IN[metric], in_sample)
         return None if found is None else math.log1p(found)
 
     @property
@@ -117,6 +119,15 @@ class FoldFit(Noun):
     """The same after the refit."""
     moved: dict[str, tuple[float, float]]
     """Parameters that moved by more than `MOVED` logit units: value in the full fit and here."""
+
+    @property
+    def moves(self) -> list[tuple[str, tuple[float, float]]]:
+        """These, by their change over the larger value, largest first."""
+        return sorted(self.moved.items(), key=lambda move: -_change(*move[1]))
+
+
+def _change(before: float, after: float) -> float:
+    return abs(after - before) / max(abs(before), abs(after), 1e-12)
 
 
 class CrossValidation(Noun):

@@ -1,4 +1,4 @@
-"""Where held-out errors have a sign, by lane, load, width, drafts and age, and what would settle it."""
+"""Where held-out errors have a sign, by lane, load, width, drafts and age."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from planner.validation import THROUGHPUT
 
 LEAST = 3
 """Points below which a slice shows nothing."""
-LOUD = 0.10
-"""Median signed error from which a slice counts as systematic, and the share of unexplained run time."""
 
 
 class Slice(NamedTuple):
@@ -74,47 +72,4 @@ def slices(points: Sequence[HeldOut]) -> list[Slice]:
                         _signed(mine, TTFT), _median([p.unexplained_fraction for p in mine]),
                     )
                 )  # fmt: skip
-    return found
-
-
-class Gap(NamedTuple):
-    """A systematic error of one lane, and the measurement that would say where it comes from."""
-
-    lane: str
-    what: str
-    settle: str
-
-
-def gaps(points: Sequence[HeldOut]) -> list[Gap]:
-    """Lanes whose errors have a sign, by what the signs say together."""
-    found = []
-    for part in slices(points):
-        if part.kind != "lane":
-            continue
-        mine = [p for p in points if p.part == part.value]
-        drafts = any(p.mtp_steps for p in mine)
-        if part.unexplained is not None and abs(part.unexplained) > LOUD:
-            found.append(
-                Gap(
-                    part.value,
-                    f"{100 * part.unexplained:+.0f} % of the measured run is explained by neither TPOT nor "
-                    "the simulated prefill: its tok/s/GPU and TPOT cannot both be met",
-                    "the per-request records of the run: stalls show as gaps common to all requests",
-                )
-            )
-        if part.tpot is not None and abs(part.tpot) > LOUD:
-            settle = (
-                "the engine's accept length and decode step time by batch"
-                if drafts
-                else "decode step time by batch from the engine's log"
-            )
-            found.append(Gap(part.value, f"TPOT {100 * part.tpot:+.0f} %", settle))
-        if part.ttft is not None and abs(part.ttft) > 2 * LOUD:
-            found.append(
-                Gap(
-                    part.value,
-                    f"TTFT {100 * part.ttft:+.0f} %",
-                    "time of each prefill step with its tokens per rank, and queue length at arrival",
-                )
-            )
     return found

@@ -10,12 +10,14 @@ from planner.accuracy import accuracy, check_lanes, picks
 from planner.accuracy_page import accuracy_page
 from planner.accuracy_text import accuracy_text
 from planner.calibrate import PRIOR_WEIGHT, parameter_named, value_of
-from planner.cross_validation import NEVER, cross_validate, split_of
+from planner.cross_validation import cross_validate, split_of
 from planner.folds import grouped_folds, siblings
+from planner.held_out import NEVER
 from planner.linear_fit import LinearFit, covariance, linearise, solved, with_values
+from planner.missed_targets import misses
 from planner.posterior import draws, posterior
 from planner.refit import fitted, refit
-from planner.residual_study import gaps, slices
+from planner.residual_study import slices
 from planner.simulation_cache import SimulationCache
 from planner.validation import THROUGHPUT
 from search_spaces.errors import BadInput, MissingData, OutOfTolerance
@@ -298,7 +300,7 @@ def test_unexplained_time_shows_a_stall_and_nothing_else(found):
     assert stalled.unexplained_fraction == pytest.approx(0.2)
 
 
-def test_slices_and_gaps_name_a_signed_error(found):
+def test_slices_name_a_signed_error(found):
     slow = [
         p.model_copy(
             update={"predicted": {**p.predicted, "median_tpot_ms": 1.3 * p.predicted["median_tpot_ms"]}}
@@ -307,5 +309,32 @@ def test_slices_and_gaps_name_a_signed_error(found):
     ]
     by_host = next(s for s in slices(slow) if s.kind == "host CPU")
     assert by_host.n == len(slow) and by_host.tpot == pytest.approx(0.3, abs=0.05)
-    assert any(g.what.startswith("TPOT +3") and "decode step time" in g.settle for g in gaps(slow))
-    assert not any(g.what.startswith("TPOT") for g in gaps(found.points))
+
+
+def slowed(found, sides):
+    """Every TPOT 30 % too long in the named predictions."""
+    return found.model_copy(
+        update={
+            "points": [
+                p.model_copy(
+                    update={side: {m: (1.3 if "tpot" in m else 1) * v for m, v in getattr(p, side).items()}
+                            for side in sides}
+                )
+                for p in found.points
+            ]
+        }
+    )  # fmt: skip
+
+
+def test_a_missed_target_says_whether_the_model_or_the_points_are_short(found):
+    def tpot(sides):
+        wrong = slowed(found, sides)
+        rows = [m for m in misses(wrong, accuracy(wrong)) if "tpot" in m.what and "never" not in m.what]
+        assert rows and all(row.found.startswith("median 3") for row in rows)
+        return rows
+
+    for row in tpot(("predicted", "in_sample")):
+        assert row.settle.startswith("decode step time") and row.sign == "+30 %"
+    for row in tpot(("predicted",)):
+        assert row.in_sample == "0.0 %" and "another source; without these points" in row.settle
+        assert "slowdown goes from" in row.settle
