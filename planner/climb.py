@@ -102,7 +102,9 @@ class Climb:
     def improved(self, candidate: Candidate) -> Candidate:
         """A candidate with the settings that helped others most, if the laws allow all of them."""
         space = self._spaces[candidate.space]
-        settings = {knob: choice for knob, choice in self._settings().items() if knob in space.knobs()}
+        choices = space.knobs()
+        # What a knob of this name may be differs between spaces.
+        settings = {k: v for k, v in self._settings().items() if v in choices.get(k, ())}
         if all(candidate.point.get(knob) == choice for knob, choice in settings.items()):
             return candidate
         search, point = self._search, dict(candidate.point) | settings

@@ -164,6 +164,14 @@ def test_what_helped_at_other_loads_holds_until_it_is_tried(search):
     assert climb.improved(before) == before
 
 
+def test_a_setting_that_a_space_does_not_offer_is_not_taken_from_another(search):
+    climb = Climb(search, 16, Tally())
+    climb.hear([{("decode.mem_fraction_static", 0.93): 0.1}])
+    before = candidate_at(search, 0)
+    assert 0.93 not in SPACE.knobs()["decode.mem_fraction_static"]
+    assert climb.improved(before) == before
+
+
 def test_a_load_tries_what_is_good_next_to_it(search):
     first, second = at_load(search, 16), at_load(search, 32)
     for index in (0, 1):
