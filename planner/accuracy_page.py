@@ -23,7 +23,7 @@ from planner.accuracy_text import (
 )
 from planner.held_out import CrossValidation
 from planner.markdown import markdown_table, section
-from planner.missed_targets import misses
+from planner.missed_targets import misses, orders
 from planner.residual_study import slices
 from planner.text_table import percent
 
@@ -133,7 +133,7 @@ def _study(found: CrossValidation, tables: Accuracy) -> str:
                 "Missed targets, and what would settle them",
                 "*In sample* is the median error of the full fit, which has seen the points: where that is "
                 "small, the model can tell them and the rest of the points cannot fix its parameters.",
-                markdown_table(misses(found, tables), MISS_HEADER),
+                markdown_table([*misses(found, tables), *orders(found)], MISS_HEADER),
             ),
         ]
     )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+from math import log
 from typing import NamedTuple
 
-from planner.accuracy import TPOT, TTFT, Accuracy, Cause
+from planner.accuracy import LEAST_TAU, TPOT, TTFT, Accuracy, Cause, by_name, part_errors
 from planner.held_out import NEVER, CrossValidation, FoldFit
 from planner.text_table import number
+from planner.validation import THROUGHPUT, rank_correlation
 
 ONE_SIDED = 0.6
 """Share of the median absolute error that the median signed error has where errors have one sign."""
+NOISE = 0.05
+"""Difference of throughput between two runs that repeats of one recipe show too."""
 SETTLES = {
     TTFT: "time of each prefill step with its tokens per rank, and the queue at arrival",
     TPOT: "decode step time by batch from the engine's log",
@@ -47,6 +52,35 @@ def misses(found: CrossValidation, tables: Accuracy) -> list[Miss]:
             )
         )
     return rows
+
+
+def orders(found: CrossValidation) -> list[Miss]:
+    """Lanes whose recipes are ranked wrongly, and how many of the pairs repeats could turn round."""
+    rows = []
+    for lane, points in by_name(found.points, lambda p: p.lane).items():
+        tau = part_errors(lane, points).kendall_tau
+        if tau is None or tau >= LEAST_TAU:
+            continue
+        known = [p for p in points if THROUGHPUT in p.measured]
+        pairs = list(combinations(known, 2))
+        apart = [(a, b) for a, b in pairs if abs(_step(a.measured, b.measured)) > NOISE]
+        right = sum(_step(a.measured, b.measured) * _step(a.predicted, b.predicted) > 0 for a, b in apart)
+        inside = rank_correlation([(p.in_sample[THROUGHPUT], p.measured[THROUGHPUT]) for p in known])
+        rows.append(
+            Miss(
+                f"{lane} Kendall tau",
+                f"{tau:.2f}",
+                "-" if inside is None else f"{inside:.2f}",
+                "-",
+                f"{len(pairs) - len(apart)} of {len(pairs)} pairs of runs differ by less than "
+                f"{100 * NOISE:g} %, as repeats do; of the others {right} of {len(apart)} are in order",
+            )
+        )
+    return rows
+
+
+def _step(one: dict[str, float], other: dict[str, float]) -> float:
+    return log(one[THROUGHPUT] / other[THROUGHPUT])
 
 
 def _settles(cause: Cause, fits: list[FoldFit]) -> str:

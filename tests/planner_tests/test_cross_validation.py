@@ -14,7 +14,7 @@ from planner.cross_validation import cross_validate, split_of
 from planner.folds import grouped_folds, siblings
 from planner.held_out import NEVER
 from planner.linear_fit import LinearFit, covariance, linearise, solved, with_values
-from planner.missed_targets import misses
+from planner.missed_targets import misses, orders
 from planner.posterior import draws, posterior
 from planner.refit import fitted, refit
 from planner.residual_study import slices
@@ -338,3 +338,25 @@ def test_a_missed_target_says_whether_the_model_or_the_points_are_short(found):
     for row in tpot(("predicted",)):
         assert row.in_sample == "0.0 %" and "another source; without these points" in row.settle
         assert "slowdown goes from" in row.settle
+
+
+def test_a_wrong_order_says_how_many_pairs_repeats_could_turn_round(found):
+    row = next(p for p in found.points if p.measured.get(THROUGHPUT))
+
+    def rank(measured, predicted):
+        points = [
+            row.model_copy(
+                update={
+                    "measured": {THROUGHPUT: m},
+                    "predicted": row.predicted | {THROUGHPUT: p},
+                    "in_sample": row.in_sample | {THROUGHPUT: m},
+                }
+            )
+            for m, p in zip(measured, predicted, strict=True)
+        ]
+        return orders(found.model_copy(update={"points": points}))
+
+    assert rank((100.0, 200.0, 300.0), (10.0, 20.0, 30.0)) == []
+    (miss,) = rank((100.0, 102.0, 300.0), (12.0, 11.0, 10.0))
+    assert (miss.found, miss.in_sample) == ("-1.00", "1.00")
+    assert miss.settle.startswith("1 of 3 pairs") and miss.settle.endswith("0 of 2 are in order")
