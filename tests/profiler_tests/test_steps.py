@@ -354,7 +354,8 @@ class FakeEvent:
         return 2.0
 
 
-def test_the_recorder_writes_what_is_read_back(tmp_path: Path):
+def test_the_recorder_writes_what_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     env = install_recorder(tmp_path)
     entry = (tmp_path / "servecast_step_recorder-1.dist-info" / "entry_points.txt").read_text()
     assert "sglang.srt.plugins" in entry and env["PYTHONPATH"] == str(tmp_path)
